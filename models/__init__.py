@@ -1,0 +1,1 @@
+"""What is known and how it is scored: nouns, features, models, bundles. No web, no SQL, no training."""

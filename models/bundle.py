@@ -1,0 +1,236 @@
+"""A fitted classifier as a folder on disk: written whole or not at all, verified before a byte of it is parsed.
+
+========================  =============================================================================
+``manifest.json``         what the bundle is, how it decides, how it was measured, SHA-256 of every file
+``manifest.sha256``       SHA-256 of the manifest, in the format of ``sha256sum``
+``weights.safetensors``   plain arrays
+``vocabulary.json``       the n-grams, in column order
+``taxonomy.json``         topics and propositions
+``MODEL_CARD.md``         for people
+``report.html``           for people who would rather look
+========================  =============================================================================
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load as load_arrays
+from safetensors.numpy import save as save_arrays
+
+from models.errors import BundleError, StanceryError
+from models.features import NgramFeatures
+from models.linear import FAMILY, LinearModel
+from models.scorer import Rules, Scorer
+from models.taxonomy import Taxonomy
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+DIGEST = "manifest.sha256"
+WEIGHTS = "weights.safetensors"
+VOCABULARY = "vocabulary.json"
+TAXONOMY = "taxonomy.json"
+_CANARY_TOLERANCE = 1e-6
+
+
+class FileDigest(msgspec.Struct, frozen=True):
+    """Size in bytes and SHA-256 of one file."""
+
+    bytes: int
+    sha256: str
+
+
+class Canary(msgspec.Struct, frozen=True):
+    """A paragraph and the probabilities that the model gave it when it was written, in taxonomy order."""
+
+    text: str
+    topics: list[float]
+    stance_topic: str | None = None
+    stance: list[float] | None = None
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """What a bundle says of itself. Counts are of paragraphs; metrics are as ``stancery evaluate --json`` has them."""
+
+    format: int
+    family: str
+    version: str
+    created: str
+    parent: str | None
+    taxonomy_hash: str
+    examples_hash: str
+    counts: dict[str, Any]
+    settings: dict[str, Any]
+    rules: Rules
+    rule_statements: dict[str, str]
+    calibration: dict[str, Any]
+    metrics: dict[str, Any]
+    libraries: dict[str, str]
+    canaries: list[Canary]
+    files: dict[str, FileDigest]
+
+
+class Bundle(NamedTuple):
+    """A bundle in memory, ready to score."""
+
+    path: Path
+    manifest: Manifest
+    scorer: Scorer
+
+    @property
+    def taxonomy(self) -> Taxonomy:
+        return self.scorer.taxonomy
+
+    def check_canaries(self) -> None:
+        """Score the canary paragraphs and raise BundleError when an answer differs from the manifest's by over 1e-6."""
+        for number, canary in enumerate(self.manifest.canaries, 1):
+            got = self.scorer.topic_scores([canary.text])[0]
+            expected = np.array(canary.topics)
+            if canary.stance_topic is not None and canary.stance is not None:
+                got = np.append(got, self.scorer.stance_scores([(canary.text, canary.stance_topic)])[0])
+                expected = np.append(expected, canary.stance)
+            if got.shape != expected.shape or np.abs(got - expected).max() > _CANARY_TOLERANCE:
+                raise BundleError(f"{self.path}: canary {number} does not get the scores that the manifest names")
+
+
+def arrays_of(model: LinearModel) -> dict[str, NDArray[Any]]:
+    """Return the arrays of a linear model under the names they have in ``weights.safetensors``."""
+    arrays: dict[str, NDArray[Any]] = {
+        "idf": model.features.idf,
+        "topic_weights": model.topic_weights,
+        "topic_bias": model.topic_bias,
+    }
+    if model.stance_weights is not None and model.stance_bias is not None:
+        arrays |= {"stance_weights": model.stance_weights, "stance_bias": model.stance_bias}
+    return arrays
+
+
+def content_files(taxonomy: Taxonomy, model: LinearModel) -> dict[str, bytes]:
+    """Return the files that make a bundle score as it does; the version is their digest."""
+    return {
+        WEIGHTS: save_arrays(arrays_of(model)),
+        VOCABULARY: msgspec.json.encode({"words": list(model.features.words), "chars": list(model.features.chars)}),
+        TAXONOMY: msgspec.json.encode(taxonomy),
+    }
+
+
+def write_bundle(directory: Path, manifest: Manifest, files: Mapping[str, bytes]) -> None:
+    """Write a bundle beside `directory`, flush it to disk and rename it into place.
+
+    Raises
+    ------
+    BundleError
+        If `directory` exists and is not empty: a bundle is never changed once written.
+    """
+    directory = directory.absolute()
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise BundleError(f"{directory}: exists already, and a bundle is never changed once written; name a new folder")
+    digests = {name: FileDigest(len(data), hashlib.sha256(data).hexdigest()) for name, data in sorted(files.items())}
+    manifest = msgspec.structs.replace(manifest, files=digests)
+    encoded = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
+    sealed = {**files, MANIFEST: encoded, DIGEST: _digest_line(encoded)}
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+    try:
+        for name, data in sealed.items():
+            with (temporary / name).open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        temporary.chmod(0o755)
+        _fsync(temporary)
+        temporary.rename(directory)
+        _fsync(directory.parent)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def read_manifest(directory: str | Path) -> Manifest:
+    """Read and verify the manifest alone.
+
+    Raises
+    ------
+    BundleError
+        If it is missing, damaged, or of another format number than this release reads.
+    """
+    path = Path(directory)
+    data = _read(path, MANIFEST)
+    if _read(path, DIGEST) != _digest_line(data):
+        raise BundleError(f"{path / MANIFEST}: does not match its digest in {DIGEST}; the bundle is damaged")
+    try:
+        number = msgspec.json.decode(data, type=dict[str, Any]).get("format")
+        if number != FORMAT:
+            raise BundleError(f"{path}: bundle format {number}; this release reads format {FORMAT}")
+        return msgspec.json.decode(data, type=Manifest)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BundleError(f"{path / MANIFEST}: {error}") from error
+
+
+def load_bundle(directory: str | Path) -> Bundle:
+    """Verify a bundle against its digests, then load it.
+
+    Raises
+    ------
+    BundleError
+        If a file is missing or any byte of it was changed, if the format is another than this release reads, or if
+        the family is unknown. Nothing is parsed before its digest is verified, and nothing is ever unpickled.
+    """
+    path = Path(directory)
+    manifest = read_manifest(path)
+    if manifest.family != FAMILY:
+        raise BundleError(f"{path}: family {manifest.family!r}; this release scores {FAMILY!r}")
+    files = {}
+    for name, digest in manifest.files.items():
+        if Path(name).name != name:
+            raise BundleError(f"{path}: the manifest names a file outside the bundle")
+        data = _read(path, name)
+        if len(data) != digest.bytes or hashlib.sha256(data).hexdigest() != digest.sha256:
+            raise BundleError(f"{path / name}: does not match its digest in the manifest; the bundle is damaged")
+        files[name] = data
+    try:
+        taxonomy = msgspec.json.decode(files[TAXONOMY], type=Taxonomy)
+        vocabulary = msgspec.json.decode(files[VOCABULARY], type=dict[str, list[str]])
+        arrays = load_arrays(files.pop(WEIGHTS))
+        features = NgramFeatures(vocabulary["words"], vocabulary["chars"], arrays["idf"])
+        model = LinearModel(
+            features,
+            arrays["topic_weights"],
+            arrays["topic_bias"],
+            arrays.get("stance_weights"),
+            arrays.get("stance_bias"),
+        )
+        scorer = Scorer(taxonomy, manifest.rules, model)
+    except StanceryError:
+        raise
+    except Exception as error:
+        raise BundleError(f"{path}: its files do not fit together: {error}") from error
+    return Bundle(path, manifest, scorer)
+
+
+def _read(directory: Path, name: str) -> bytes:
+    try:
+        return (directory / name).read_bytes()
+    except OSError as error:
+        raise BundleError(f"{directory / name}: cannot be read: {error.strerror}") from error
+
+
+def _digest_line(data: bytes) -> bytes:
+    return f"{hashlib.sha256(data).hexdigest()}  {MANIFEST}\n".encode()
+
+
+def _fsync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,44 @@
+"""The one base error and the two shapes it takes: a single fault, or every fault of an input at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class StanceryError(Exception):
+    """Base of every error raised on purpose. Its message says what, where and what is allowed."""
+
+
+class BundleError(StanceryError):
+    """A bundle that is missing, damaged, of a newer format, or does not score its canary as promised."""
+
+
+class InvalidParagraph(StanceryError):
+    """A paragraph that cannot be scored.
+
+    Parameters
+    ----------
+    field : str
+        Where in the input, as a path such as ``paragraphs[3].text``.
+    message : str
+        What is wrong and what is allowed, without the input itself.
+    """
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field = field
+        self.message = message
+
+
+class InvalidData(StanceryError):
+    """Every fault found in one pass over a file of examples or a taxonomy.
+
+    Parameters
+    ----------
+    faults : iterable of str
+        One ``file:line: where: what is wrong`` each.
+    """
+
+    def __init__(self, faults: Iterable[str]) -> None:
+        self.faults = tuple(faults)
+        super().__init__("\n".join(self.faults))

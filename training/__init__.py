@@ -1,0 +1,1 @@
+"""Labelled rows in, a bundle out."""

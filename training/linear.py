@@ -1,0 +1,221 @@
+"""Fit the linear family: scikit-learn's logistic regressions over the feature matrix, heads in parallel by joblib."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from joblib import Parallel, delayed
+from numpy.typing import NDArray
+from scipy import sparse
+from sklearn.linear_model import LogisticRegression
+
+from models.examples import STANCES, Example
+from models.features import NgramFeatures
+from training.splits import shadows
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+# Chosen by grouped cross-validation on the seeds and on the training part of the manifestos benchmark; see
+# docs/decisions/0004-linear-family.md.
+TOPIC_C = 2.0
+STANCE_C = 1.0
+MIN_DF = 2
+# Log-odds of a label that never occurs in the examples at hand.
+NEVER = -8.0
+
+
+class Head(NamedTuple):
+    """Weights and the bias that goes with them."""
+
+    weights: FloatArray
+    bias: FloatArray
+
+
+class Pairs(NamedTuple):
+    """The (paragraph, topic) pairs that carry a stance: three arrays of shape (n_pairs,)."""
+
+    row: IntArray
+    topic: IntArray
+    stance: IntArray
+
+
+def feature_matrix(features: NgramFeatures, texts: Sequence[str]) -> sparse.csr_matrix:
+    """Stack the rows of `texts` into a CSR matrix of float64, shape (n_texts, n_features)."""
+    rows = [features.encode(text) for text in texts]
+    indptr = np.cumsum([0, *(len(row.columns) for row in rows)])
+    return sparse.csr_matrix(
+        (np.concatenate([row.values for row in rows]), np.concatenate([row.columns for row in rows]), indptr),
+        shape=(len(rows), len(features.idf)),
+    )
+
+
+def topic_labels(examples: Sequence[Example], topics: Sequence[str]) -> NDArray[np.bool_]:
+    """Return which topics each example has, shape (n_examples, n_topics)."""
+    return np.array([[topic in example.topics for topic in topics] for example in examples], dtype=bool)
+
+
+def stance_pairs(examples: Sequence[Example], topics: Sequence[str]) -> Pairs:
+    """Return the pairs of the examples that carry a stance, in example order."""
+    position = {topic: index for index, topic in enumerate(topics)}
+    found = [
+        (row, position[topic], STANCES.index(stance))
+        for row, example in enumerate(examples)
+        for topic, stance in example.topics.items()
+        if stance is not None
+    ]
+    columns = np.array(found, dtype=np.int64).reshape(-1, 3).T
+    return Pairs(*columns)
+
+
+def augment(rows: sparse.csr_matrix, topic: IntArray, n_topics: int) -> sparse.csr_matrix:
+    """Give each row a shared copy of its features and one for its topic (Daumé III 2007, section 3).
+
+    Returns
+    -------
+    csr_matrix, shape (n_pairs, (1 + n_topics) * n_features)
+        Block 0 is shared, block ``1 + t`` is topic t's own.
+    """
+    n_features = rows.shape[1]
+    lengths = np.diff(rows.indptr)
+    own = rows.indices + np.repeat((1 + topic) * n_features, lengths)
+    order = np.argsort(np.concatenate([np.repeat(np.arange(len(lengths)), lengths)] * 2), kind="stable")
+    return sparse.csr_matrix(
+        (np.tile(rows.data, 2)[order], np.concatenate([rows.indices, own])[order], 2 * rows.indptr),
+        shape=(rows.shape[0], (1 + n_topics) * n_features),
+    )
+
+
+def fit_binary(matrix: sparse.csr_matrix, target: NDArray[np.bool_], c: float) -> Head:
+    """Fit one label against the rest; without both kinds of example the head says what there is.
+
+    Returns
+    -------
+    Head
+        Weights of shape (n_columns,) and a scalar bias.
+    """
+    if target.all() or not target.any():
+        return Head(np.zeros(matrix.shape[1]), np.float64(-NEVER if target.any() else NEVER))
+    # The dual costs the non-zeros alone however many columns there are, and over a million there are: one copy of
+    # every n-gram for each topic.
+    model = LogisticRegression(
+        C=c, class_weight="balanced", solver="liblinear", dual=True, random_state=0, tol=1e-2, max_iter=1000
+    )
+    model.fit(matrix, target)
+    return Head(model.coef_[0], model.intercept_[0])
+
+
+def fit_stance(matrix: sparse.csr_matrix, stance: IntArray, c: float) -> Head:
+    """Fit each stance against the other two; calibration makes one softmax of the three.
+
+    Returns
+    -------
+    Head
+        Weights of shape (n_columns, 3) and bias of shape (3,).
+    """
+    heads = [fit_binary(matrix, stance == k, c) for k in range(len(STANCES))]
+    return Head(np.stack([head.weights for head in heads], axis=1), np.array([head.bias for head in heads]))
+
+
+class OutOfFold(NamedTuple):
+    """Scores of models that had not seen the row: topic logits (n, n_topics), stance logits (n_pairs, 3)."""
+
+    topics: FloatArray
+    stances: FloatArray
+
+
+def out_of_fold(
+    matrix: sparse.csr_matrix,
+    labels: NDArray[np.bool_],
+    pairs: Pairs,
+    fold: IntArray,
+    near: IntArray,
+    *,
+    topic_c: float,
+    stance_c: float,
+    jobs: int,
+    step: Callable[[], None],
+) -> OutOfFold:
+    """Score every row by a model fitted on the other folds, less the near-duplicates of its own.
+
+    Parameters
+    ----------
+    fold : ndarray of int64, shape (n,)
+    near : ndarray of int64, shape (n_near, 2)
+        Pairs of near-duplicate rows.
+    step : callable
+        Called after each fold of each head.
+    """
+    n_topics = labels.shape[1]
+    topics = np.zeros(labels.shape)
+    stances = np.zeros((len(pairs.row), len(STANCES)))
+    folds = np.unique(fold).tolist()
+    fits = {k: (fold != k) & ~shadows(near, fold == k) for k in folds}
+    augmented = augment(matrix[pairs.row], pairs.topic, n_topics)
+
+    def topic_task(k: int, topic: int) -> None:
+        inside, outside = fits[k], fold == k
+        head = fit_binary(matrix[inside], labels[inside, topic], topic_c)
+        topics[outside, topic] = matrix[outside] @ head.weights + head.bias
+        step()
+
+    def stance_task(k: int) -> None:
+        inside, outside = fits[k][pairs.row], fold[pairs.row] == k
+        if inside.any():
+            head = fit_stance(augmented[inside], pairs.stance[inside], stance_c)
+            stances[outside] = augmented[outside] @ head.weights + head.bias
+        step()
+
+    # Threads: liblinear and scipy's products release the GIL, and the matrix is not copied.
+    Parallel(n_jobs=jobs, prefer="threads")(
+        [delayed(stance_task)(k) for k in folds]
+        + [delayed(topic_task)(k, topic) for k in folds for topic in range(n_topics)]
+    )
+    return OutOfFold(topics, stances)
+
+
+class Heads(NamedTuple):
+    """All heads of a fitted model: topic weights (n_features, n_topics) and bias (n_topics,), stance weights
+    (1 + n_topics, n_features, 3) and bias (3,), or None where no example carries a stance."""
+
+    topic_weights: FloatArray
+    topic_bias: FloatArray
+    stance_weights: FloatArray | None
+    stance_bias: FloatArray | None
+
+
+def fit_heads(
+    matrix: sparse.csr_matrix,
+    labels: NDArray[np.bool_],
+    pairs: Pairs,
+    *,
+    topic_c: float,
+    stance_c: float,
+    jobs: int,
+    step: Callable[[], None],
+) -> Heads:
+    """Fit every head on all rows given."""
+    n_topics = labels.shape[1]
+
+    def stance_task() -> Head | None:
+        if not len(pairs.row):
+            return None
+        head = fit_stance(augment(matrix[pairs.row], pairs.topic, n_topics), pairs.stance, stance_c)
+        step()
+        return head
+
+    def topic_task(topic: int) -> Head:
+        head = fit_binary(matrix, labels[:, topic], topic_c)
+        step()
+        return head
+
+    stance, *topics = Parallel(n_jobs=jobs, prefer="threads")(
+        [delayed(stance_task)()] + [delayed(topic_task)(topic) for topic in range(n_topics)]
+    )
+    return Heads(
+        np.stack([head.weights for head in topics], axis=1),
+        np.array([head.bias for head in topics], dtype=np.float64),
+        stance.weights.reshape(1 + n_topics, matrix.shape[1], len(STANCES)) if stance else None,
+        stance.bias if stance else None,
+    )
