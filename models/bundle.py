@@ -29,6 +29,7 @@ from safetensors.numpy import save as save_arrays
 
 from models.errors import BundleError, StanceryError
 from models.features import NgramFeatures
+from models.figures import headline
 from models.linear import FAMILY, LinearModel
 from models.scorer import Rules, Scorer
 from models.taxonomy import Taxonomy
@@ -39,6 +40,8 @@ DIGEST = "manifest.sha256"
 WEIGHTS = "weights.safetensors"
 VOCABULARY = "vocabulary.json"
 TAXONOMY = "taxonomy.json"
+CARD = "MODEL_CARD.md"
+REPORT = "report.html"
 _CANARY_TOLERANCE = 1e-6
 
 
@@ -78,6 +81,10 @@ class Manifest(msgspec.Struct, frozen=True):
     canaries: list[Canary]
     files: dict[str, FileDigest]
 
+    def headline(self) -> dict[str, str]:
+        """Return the headline metrics, each as ``0.812 [0.790, 0.833]``."""
+        return dict(headline(self.metrics)) if self.metrics else {}
+
 
 class Bundle(NamedTuple):
     """A bundle in memory, ready to score."""
@@ -85,6 +92,7 @@ class Bundle(NamedTuple):
     path: Path
     manifest: Manifest
     scorer: Scorer
+    card: str
 
     @property
     def taxonomy(self) -> Taxonomy:
@@ -214,7 +222,7 @@ def load_bundle(directory: str | Path) -> Bundle:
         raise
     except Exception as error:
         raise BundleError(f"{path}: its files do not fit together: {error}") from error
-    return Bundle(path, manifest, scorer)
+    return Bundle(path, manifest, scorer, files[CARD].decode())
 
 
 def _read(directory: Path, name: str) -> bytes:

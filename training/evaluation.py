@@ -19,6 +19,7 @@ FloatArray = NDArray[np.float64]
 RESAMPLES = 1000
 LEVEL = 0.95
 ECE_BINS = 15
+_FEW_GROUPS = 10
 
 
 class Scores(NamedTuple):
@@ -95,9 +96,9 @@ def measure(scores: Scores, ids: Sequence[str], group_names: Sequence[str], *, s
     resample = _Resample(group_names, seed)
     report: dict[str, Any] = {
         "paragraphs": len(scores.labels),
-        "groups": resample.n_groups,
+        "documents": len(set(group_names)),
         "off_topic": int((~scores.labels.any(axis=1)).sum()),
-        "interval": {"level": LEVEL, "method": f"percentile bootstrap over groups, {RESAMPLES} resamples"},
+        "interval": {"level": LEVEL, "method": f"percentile bootstrap, {RESAMPLES} resamples", "unit": resample.unit},
         "topics": _topic_metrics(scores, ids, resample),
     }
     if len(scores.row):
@@ -109,7 +110,11 @@ class _Resample:
     """Sums of per-paragraph counts over resampled groups."""
 
     def __init__(self, group_names: Sequence[str], seed: int) -> None:
-        _, self._group = np.unique(np.array(group_names, dtype=object).astype(str), return_inverse=True)
+        names, self._group = np.unique(np.array(group_names, dtype=object).astype(str), return_inverse=True)
+        self.unit = "document"
+        if len(names) < _FEW_GROUPS:
+            # So few documents cannot be resampled; the interval then leaves out what varies between them.
+            self.unit, self._group = "paragraph", np.arange(len(group_names))
         self.n_groups = int(self._group.max(initial=-1)) + 1
         drawn = np.random.default_rng(seed).multinomial(
             self.n_groups, np.full(self.n_groups, 1 / self.n_groups), RESAMPLES
@@ -121,7 +126,7 @@ class _Resample:
         group = self._group if row is None else self._group[row]
         totals = np.zeros((self.n_groups, *counts.shape[1:]))
         np.add.at(totals, group, counts)
-        return np.tensordot(self._weights, totals, axes=1)
+        return np.asarray(np.tensordot(self._weights, totals, axes=1))
 
 
 def figure(values: FloatArray) -> dict[str, Any]:
@@ -180,7 +185,9 @@ def _topic_metrics(scores: Scores, ids: Sequence[str], resample: _Resample) -> d
         "macro": {"topics": int(there.sum()), **_figures(each, lambda values: _mean(values[:, there]))},
         "per_topic": per_topic,
         "brier": figure(_ratio(squared, paragraphs)),
-        "ece": _ece(np.repeat(np.arange(len(scores.labels)), len(ids)), scores.topics.ravel(), scores.labels.ravel(), resample),
+        "ece": _ece(
+            np.repeat(np.arange(len(scores.labels)), len(ids)), scores.topics.ravel(), scores.labels.ravel(), resample
+        ),
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from joblib import Parallel, delayed
@@ -30,7 +30,7 @@ class Head(NamedTuple):
     """Weights and the bias that goes with them."""
 
     weights: FloatArray
-    bias: FloatArray
+    bias: Any
 
 
 class Pairs(NamedTuple):
@@ -96,14 +96,14 @@ def fit_binary(matrix: sparse.csr_matrix, target: NDArray[np.bool_], c: float) -
         Weights of shape (n_columns,) and a scalar bias.
     """
     if target.all() or not target.any():
-        return Head(np.zeros(matrix.shape[1]), np.float64(-NEVER if target.any() else NEVER))
+        return Head(np.zeros(matrix.shape[1]), -NEVER if target.any() else NEVER)
     # The dual costs the non-zeros alone however many columns there are, and over a million there are: one copy of
     # every n-gram for each topic.
     model = LogisticRegression(
         C=c, class_weight="balanced", solver="liblinear", dual=True, random_state=0, tol=1e-2, max_iter=1000
     )
     model.fit(matrix, target)
-    return Head(model.coef_[0], model.intercept_[0])
+    return Head(model.coef_[0], float(model.intercept_[0]))
 
 
 def fit_stance(matrix: sparse.csr_matrix, stance: IntArray, c: float) -> Head:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -17,7 +18,7 @@ from models.examples import STANCES
 FloatArray = NDArray[np.float64]
 INK = "#22313f"
 BLUE, ORANGE, GREY = "#2166ac", "#b35806", "#9aa5b1"
-_STYLE = {
+_STYLE: Any = {
     "svg.hashsalt": "stancery",
     "svg.fonttype": "none",
     "font.family": "sans-serif",

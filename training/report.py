@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.bundle import Manifest
 from models.examples import STANCES
+from models.figures import headline, text_figure
 from models.linear import LinearModel
 from models.taxonomy import Taxonomy
 from training import plots
@@ -30,33 +30,6 @@ code { background: #f2f4f6; padding: 0 .25rem; }
 """
 
 
-def text_figure(figure: Mapping[str, Any]) -> str:
-    """Return a metric as ``0.812 [0.790, 0.833]``, or a dash where it is undefined."""
-    if figure["value"] is None:
-        return "–"
-    low, high = figure["interval"]
-    return f"{figure['value']:.3f}" + (f" [{low:.3f}, {high:.3f}]" if low is not None else "")
-
-
-def summary_rows(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return the headline metrics as (name, figure with interval)."""
-    topics = metrics["topics"]
-    rows = [
-        ("topic micro-F1", topics["micro"]["f1"]),
-        ("topic macro-F1", topics["macro"]["f1"]),
-        ("topic Brier score", topics["brier"]),
-        ("topic ECE", topics["ece"]),
-    ]
-    if stance := metrics.get("stance"):
-        rows += [
-            ("stance macro-F1, given the topic", stance["given_topic"]["macro_f1"]),
-            ("stance macro-F1, end to end", stance["end_to_end"]["macro_f1"]),
-            ("stance Brier score", stance["brier"]),
-            ("stance ECE", stance["ece"]),
-        ]
-    return [(name, text_figure(value)) for name, value in rows]
-
-
 def topic_rows(manifest: Manifest) -> list[tuple[str, ...]]:
     """Return a row a topic: id, held-out paragraphs, precision, recall, F1, threshold."""
     return [
@@ -74,19 +47,19 @@ TOPIC_HEADER = ("topic", "held out", "precision", "recall", "F1", "threshold")
 
 
 def model_card(manifest: Manifest, taxonomy: Taxonomy, warnings: Sequence[str]) -> str:
-    """Return the model card, Markdown, with the headings of Mitchell et al. (2019), "Model Cards for Model Reporting"."""
+    """Return the model card, Markdown, headed as in Mitchell et al. (2019), "Model Cards for Model Reporting"."""
     counts = manifest.counts
-    measured = summary_rows(manifest.metrics) if manifest.metrics else []
+    measured = headline(manifest.metrics) if manifest.metrics else []
     lines = [
         f"# {manifest.version}",
         "",
         "## Model details",
-        f"Family `{manifest.family}`, made {manifest.created}. Word 1-2-grams and character 2-5-grams, TF-IDF; a logistic "
-        "head a topic; stance heads with weights that all topics share and weights of each topic's own.",
+        f"Family `{manifest.family}`, made {manifest.created}. Word 1-2-grams and character 2-5-grams, TF-IDF; a "
+        "logistic head a topic; stance heads with weights that all topics share and weights of each topic's own.",
         "",
         "## Intended use",
-        "Labels paragraphs of news with topics and, per topic, with the stance toward its proposition. The stance is that "
-        "of the paragraph's main voice. Scores are calibrated on text like the training examples; on other text check "
+        "Labels paragraphs of news with topics and, per topic, with the stance toward its proposition. The stance is "
+        "that of the paragraph's main voice. Scores are calibrated on text like the training examples; on other text check "
         "them first with `stancery evaluate`.",
         "",
         "| topic | proposition |",
@@ -100,7 +73,7 @@ def model_card(manifest: Manifest, taxonomy: Taxonomy, warnings: Sequence[str]) 
         f"{counts['off_topic']} are off topic.",
         "",
         "## Metrics",
-        "On the held-out part, which neither weights nor calibration nor thresholds have seen; 95 % bootstrap intervals."
+        "On the held-out part, which neither weights nor calibration nor thresholds have seen; 95 % intervals."
         if measured
         else "Nothing was held out, so nothing was measured.",
         "",
@@ -114,8 +87,8 @@ def model_card(manifest: Manifest, taxonomy: Taxonomy, warnings: Sequence[str]) 
         *(f"- `{name}`: {statement}." for name, statement in manifest.rule_statements.items()),
         "",
         "## Caveats",
-        "A bag of n-grams reads words and short phrases, not sentences: irony, long-range negation and who says what to "
-        "whom are often beyond it. Read the evidence beside the score.",
+        "A bag of n-grams reads words and short phrases, not sentences: irony, long-range negation and who says what "
+        "to whom are often beyond it. Read the evidence beside the score.",
         *(f"- {warning}" for warning in warnings),
         "",
     ]
@@ -123,7 +96,7 @@ def model_card(manifest: Manifest, taxonomy: Taxonomy, warnings: Sequence[str]) 
 
 
 def heaviest_words(model: LinearModel, taxonomy: Taxonomy) -> list[tuple[str, list[tuple[str, float]]]]:
-    """Return for each topic its heaviest word n-grams, and for the shared stance weights those of favor over against."""
+    """Return the heaviest word n-grams of each topic, and of the shared stance weights favor over against."""
     words = model.features.words
     if not words:
         return []
@@ -145,7 +118,11 @@ def heaviest_words(model: LinearModel, taxonomy: Taxonomy) -> list[tuple[str, li
 
 
 def draw(
-    manifest: Manifest, taxonomy: Taxonomy, model: LinearModel, scores: Scores | None, curve: Sequence[Mapping[str, float]]
+    manifest: Manifest,
+    taxonomy: Taxonomy,
+    model: LinearModel,
+    scores: Scores | None,
+    curve: Sequence[Mapping[str, float]],
 ) -> list[tuple[str, str, str]]:
     """Draw the report's plots: (title, what to look for, SVG) each."""
     drawn = []
@@ -203,9 +180,7 @@ def draw(
     return drawn
 
 
-def report_page(
-    manifest: Manifest, drawn: Sequence[tuple[str, str, str]], warnings: Sequence[str]
-) -> str:
+def report_page(manifest: Manifest, drawn: Sequence[tuple[str, str, str]], warnings: Sequence[str]) -> str:
     """Return the report: one HTML page that needs nothing else."""
 
     def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -216,8 +191,8 @@ def report_page(
     counts = manifest.counts
     parts = [
         f"<h1>{html.escape(manifest.version)}</h1>",
-        f"<p class=lead>{counts['examples']:,} examples, {counts['fitted']:,} fitted on, {counts['held_out']:,} held out; "
-        f"made {html.escape(manifest.created)}.</p>",
+        f"<p class=lead>{counts['examples']:,} examples, {counts['fitted']:,} fitted on, "
+        f"{counts['held_out']:,} held out; made {html.escape(manifest.created)}.</p>",
     ]
     if warnings:
         parts.append("<ul>" + "".join(f"<li>{html.escape(warning)}</li>" for warning in warnings) + "</ul>")
@@ -225,7 +200,7 @@ def report_page(
         parts += [
             "<h2>How good it is</h2>",
             "<p>On the held-out part; in brackets 95 % intervals.</p>",
-            table(("metric", "value"), summary_rows(manifest.metrics)),
+            table(("metric", "value"), headline(manifest.metrics)),
             "<h2>Topic by topic</h2>",
             table(TOPIC_HEADER, topic_rows(manifest)),
         ]

@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.bundle import FORMAT, Canary, Manifest, content_files, write_bundle
+from models.bundle import CARD, FORMAT, REPORT, Canary, Manifest, content_files, write_bundle
 from models.errors import BundleError, InvalidData
 from models.examples import STANCES, Example, examples_hash, read_examples
 from models.features import CHAR_NGRAMS, WORD_NGRAMS, NgramFeatures
 from models.linear import FAMILY, LinearModel, sigmoid, softmax
-from models.scorer import Rules, Scorer
+from models.scorer import Scorer
 from models.taxonomy import Taxonomy, read_taxonomy
 from training import calibration, linear, report, splits
 from training.evaluation import Scores, measure, score_examples
@@ -163,9 +163,7 @@ def train(
         place = np.full(len(fitted), -1)
         place[rows] = np.arange(len(rows))
         chosen = linear.Pairs(place[pairs.row[inside]], pairs.topic[inside], pairs.stance[inside])
-        parts = linear.fit_heads(
-            matrix[rows], labels[rows], chosen, **strength, jobs=options.jobs, step=teller.step
-        )
+        parts = linear.fit_heads(matrix[rows], labels[rows], chosen, **strength, jobs=options.jobs, step=teller.step)
         return Scorer(taxonomy, rules, _calibrated(features, parts, slopes, offsets, tempering))
 
     teller.phase("fit", f"fitting {n_topics} topics and their stances on {len(fitted):,} paragraphs")
@@ -212,8 +210,8 @@ def train(
         files={},
     )
     drawn = report.draw(manifest, taxonomy, scorer.model, scores, curve)
-    files["MODEL_CARD.md"] = report.model_card(manifest, taxonomy, warnings).encode()
-    files["report.html"] = report.report_page(manifest, drawn, warnings).encode()
+    files[CARD] = report.model_card(manifest, taxonomy, warnings).encode()
+    files[REPORT] = report.report_page(manifest, drawn, warnings).encode()
     directory = output if isinstance(output, Path) else output(manifest.version)
     write_bundle(directory, manifest, files)
     tell(Progress("done", 1.0, str(directory), 0.0))

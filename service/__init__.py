@@ -1,0 +1,1 @@
+"""HTTP: paragraphs in, labels out."""

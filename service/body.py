@@ -1,0 +1,54 @@
+"""Request bodies, read no further than the limit."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+from fastapi import Request
+from starlette.requests import ClientDisconnect
+
+from service.problems import Fault, Problem
+
+# Much of a body that is too long is read and thrown away before the refusal is sent: a client that is still sending
+# would otherwise meet a closed connection and never see why.
+_DRAINED = 16
+
+
+def too_long(limit: int) -> Problem:
+    message = f"longer than {limit:,} bytes, which is the limit"
+    return Problem(
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"body: {message}", [Fault("body", message)], {"Connection": "close"}
+    )
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """Return the body.
+
+    Raises
+    ------
+    Problem
+        413 if it is longer than `limit` bytes, whatever its Content-Length says; 400 if it breaks off.
+    """
+    if request.headers.get("content-encoding", "identity") != "identity":
+        raise Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "content-encoding: only identity is allowed")
+    declared = request.headers.get("content-length", "")
+    over = declared.isdigit() and int(declared) > limit
+    if over and int(declared) > _DRAINED * limit:
+        raise too_long(limit)
+    parts: list[bytes] = []
+    size = 0
+    try:
+        async for part in request.stream():
+            size += len(part)
+            if size > _DRAINED * limit:
+                break
+            over = over or size > limit
+            if over:
+                parts.clear()
+            else:
+                parts.append(part)
+    except ClientDisconnect:
+        raise Problem(HTTPStatus.BAD_REQUEST, "body: broke off before its end") from None
+    if over:
+        raise too_long(limit)
+    return b"".join(parts)

@@ -1,0 +1,121 @@
+"""``POST /v1/classify``: from a body to results."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+import msgspec
+
+from models.bundle import Bundle
+from models.paragraphs import Paragraph, split_paragraphs, text_fault
+from models.results import Result
+from service.problems import Fault, Problem, invalid, undecodable
+from service.schemas import ClassifyRequest, ClassifyResponse, ParagraphIn
+from service.settings import Settings
+
+MAX_ID_CHARS = 256
+_FIELDS = ClassifyRequest.__struct_fields__
+_decoder = msgspec.json.Decoder(ClassifyRequest)
+
+
+def decode(body: bytes, content_type: str) -> ClassifyRequest:
+    """Read a request: JSON, or an article as plain text."""
+    if content_type.partition(";")[0].strip().lower() == "text/plain":
+        try:
+            return ClassifyRequest(text=body.decode("utf-8-sig"))
+        except UnicodeDecodeError as error:
+            raise undecodable(error, _FIELDS) from None
+    try:
+        return _decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise undecodable(error, _FIELDS) from None
+
+
+def classify(bundle: Bundle, request: ClassifyRequest, settings: Settings) -> ClassifyResponse:
+    """Check a request and label its paragraphs.
+
+    Raises
+    ------
+    Problem
+        422 naming every paragraph at fault, or the option at fault.
+    """
+    if request.model is not None and request.model != bundle.manifest.version:
+        raise invalid("model", f"no such version here; allowed is {bundle.manifest.version}")
+    bundle.scorer.check_topics(request.topics)
+    if (request.text is None) == (request.paragraphs is None):
+        raise invalid("text", "either text or paragraphs is needed, and not both")
+    results = (
+        _article(bundle, request.text, request, settings)
+        if request.text is not None
+        else _paragraphs(bundle, request.paragraphs or [], request, settings)
+    )
+    return ClassifyResponse(bundle.manifest.version, bundle.taxonomy.hash, results)
+
+
+def paragraph_fault(text: str, settings: Settings) -> str | None:
+    """Say why a paragraph cannot be taken, or return None."""
+    if len(text) > settings.max_paragraph_chars:
+        return f"longer than {settings.max_paragraph_chars:,} characters, which is the limit for a paragraph"
+    return text_fault(text)
+
+
+def id_fault(id: str | None) -> str | None:
+    """Say why a paragraph's id cannot be taken, or return None."""
+    return f"longer than {MAX_ID_CHARS} characters, which is the limit" if id and len(id) > MAX_ID_CHARS else None
+
+
+def _article(bundle: Bundle, text: str, request: ClassifyRequest, settings: Settings) -> list[Result]:
+    if fault := text_fault(text):
+        raise invalid("text", fault)
+    paragraphs = split_paragraphs(text) or [Paragraph(text.strip(), *_stripped(text))]
+    _check_count("text", len(paragraphs), settings)
+    faults = [
+        Fault(f"text, paragraph {number}", fault)
+        for number, paragraph in enumerate(paragraphs, 1)
+        if (fault := paragraph_fault(paragraph.text, settings))
+    ]
+    _raise(faults)
+    return bundle.scorer.classify_article(paragraphs, topics=request.topics, explain=request.explain)
+
+
+def _paragraphs(
+    bundle: Bundle, given: list[str | ParagraphIn], request: ClassifyRequest, settings: Settings
+) -> list[Result]:
+    if not given:
+        raise invalid("paragraphs", "empty; at least one is needed")
+    _check_count("paragraphs", len(given), settings)
+    items = [item if isinstance(item, ParagraphIn) else ParagraphIn(item) for item in given]
+    faults = []
+    for place, (item, raw) in enumerate(zip(items, given, strict=True)):
+        where = f"paragraphs[{place}]"
+        if fault := paragraph_fault(item.text, settings):
+            faults.append(Fault(where if isinstance(raw, str) else f"{where}.text", fault))
+        if fault := id_fault(item.id):
+            faults.append(Fault(f"{where}.id", fault))
+    _raise(faults)
+    return [
+        bundle.scorer.classify(
+            item.text,
+            id=f"p{number}" if item.id is None else item.id,
+            topics=request.topics,
+            explain=request.explain,
+        )
+        for number, item in enumerate(items, 1)
+    ]
+
+
+def _stripped(text: str) -> tuple[int, int]:
+    start = len(text) - len(text.lstrip())
+    return start, start + len(text.strip())
+
+
+def _check_count(field: str, count: int, settings: Settings) -> None:
+    if count > settings.max_paragraphs:
+        raise invalid(field, f"{count:,} paragraphs; at most {settings.max_paragraphs:,} are allowed in one request")
+
+
+def _raise(faults: list[Fault]) -> None:
+    if faults:
+        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        detail = f"{faults[0].field}: {faults[0].message}{more}"
+        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail, faults)

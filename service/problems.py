@@ -1,0 +1,104 @@
+"""Errors as ``application/problem+json`` (RFC 9457): one table from error to status, and never the input in them."""
+
+from __future__ import annotations
+
+import re
+from http import HTTPStatus
+
+import msgspec
+from fastapi import FastAPI, Request, Response
+from starlette.exceptions import HTTPException
+
+from models.errors import InvalidParagraph
+
+MEDIA_TYPE = "application/problem+json"
+_AT = re.compile(r"(?P<message>.*?)(?: - at `(?P<path>.*)`)?", re.DOTALL)
+_UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,39}")
+
+
+class Fault(msgspec.Struct, frozen=True):
+    """One thing wrong with a request: the field it is about, and what is wrong and what is allowed."""
+
+    field: str
+    message: str
+
+
+class ProblemBody(msgspec.Struct, frozen=True):
+    """The body of every answer that is not a success."""
+
+    title: str
+    status: int
+    detail: str
+    errors: list[Fault] = []
+    type: str = "about:blank"
+
+
+class Problem(Exception):
+    """An error that goes to whoever asked."""
+
+    def __init__(
+        self, status: HTTPStatus, detail: str, faults: list[Fault] | None = None, headers: dict[str, str] | None = None
+    ) -> None:
+        super().__init__(detail)
+        self.body = ProblemBody(title=status.phrase, status=int(status), detail=detail, errors=faults or [])
+        self.headers = headers or {}
+
+    def response(self) -> Response:
+        return Response(msgspec.json.encode(self.body), self.body.status, self.headers, MEDIA_TYPE)
+
+
+def invalid(field: str, message: str) -> Problem:
+    """Return the problem of one field that breaks a rule."""
+    return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, f"{field}: {message}", [Fault(field, message)])
+
+
+def undecodable(error: Exception, allowed: tuple[str, ...]) -> Problem:
+    """Return the problem of a body that is not JSON, or not the JSON that is wanted.
+
+    Parameters
+    ----------
+    error : Exception
+        What msgspec raised.
+    allowed : tuple of str
+        The names of the fields there are.
+    """
+    if isinstance(error, UnicodeDecodeError):
+        return Problem(HTTPStatus.BAD_REQUEST, "body: not valid UTF-8", [Fault("body", "not valid UTF-8")])
+    if not isinstance(error, msgspec.ValidationError):
+        message = "not valid JSON: cut short, a lone surrogate, NaN, Infinity or another thing that JSON has not"
+        return Problem(HTTPStatus.BAD_REQUEST, f"body: {message}", [Fault("body", message)])
+    match = _AT.fullmatch(str(error))
+    assert match is not None
+    message, path = match["message"], (match["path"] or "$").removeprefix("$").removeprefix(".")
+    if unknown := _UNKNOWN.fullmatch(message):
+        # The name of an unknown field is input too: it is given back only where it looks like a name.
+        name = unknown[1] if _NAME.fullmatch(unknown[1]) else "(unnamed)"
+        path = f"{path}.{name}" if path else name
+        message = f"unknown field; allowed are {', '.join(allowed)}" if path == name else "unknown field"
+    return invalid(path or "body", message)
+
+
+def install(app: FastAPI) -> None:
+    """Make every error of `app` a problem."""
+
+    async def problem(_: Request, error: Exception) -> Response:
+        assert isinstance(error, Problem)
+        return error.response()
+
+    async def paragraph(_: Request, error: Exception) -> Response:
+        assert isinstance(error, InvalidParagraph)
+        return invalid(error.field, error.message).response()
+
+    async def http(_: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        status = HTTPStatus(error.status_code)
+        return Problem(status, status.description or status.phrase, headers=dict(error.headers or {})).response()
+
+    async def unexpected(_: Request, __: Exception) -> Response:
+        return Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "an error of ours; the log has it").response()
+
+    app.add_exception_handler(Problem, problem)
+    app.add_exception_handler(InvalidParagraph, paragraph)
+    app.add_exception_handler(HTTPException, http)
+    app.add_exception_handler(Exception, unexpected)

@@ -1,0 +1,165 @@
+"""``POST /v1/classify/stream``: NDJSON in, NDJSON out, in order, with flat memory however long the body is."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from http import HTTPStatus
+from typing import NamedTuple
+
+import msgspec
+from anyio import CapacityLimiter
+from anyio.to_thread import run_sync
+from starlette.types import Message, Receive, Scope, Send
+
+from models.bundle import Bundle
+from service.classify import id_fault, paragraph_fault
+from service.observe import log
+from service.problems import Problem, invalid, undecodable
+from service.schemas import ParagraphIn, StreamLine
+from service.settings import Settings
+from service.spool import Spool
+
+MEDIA_TYPE = "application/x-ndjson"
+_BATCH = 64
+_FIELDS = ParagraphIn.__struct_fields__
+_decoder = msgspec.json.Decoder(str | ParagraphIn)
+_encoder = msgspec.json.Encoder()
+
+
+class Stalled(Exception):
+    """The client has neither taken nor sent anything for too long."""
+
+
+class Options(NamedTuple):
+    """What holds for every line of a stream."""
+
+    topics: tuple[str, ...]
+    explain: bool
+
+
+class Line(NamedTuple):
+    """A line of the body by its number from 1; ``data`` is None where it was longer than allowed."""
+
+    number: int
+    data: bytes | None
+
+
+class StreamResponse:
+    """An ASGI response that scores while it reads and sends what is done while more comes in."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        options: Options,
+        settings: Settings,
+        limiter: CapacityLimiter,
+        count: Callable[[int], None],
+    ) -> None:
+        self._bundle = bundle
+        self._options = options
+        self._settings = settings
+        self._limiter = limiter
+        self._count = count
+
+    async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
+        spool = Spool(self._settings.stream_spool_bytes)
+        headers = [(b"content-type", MEDIA_TYPE.encode()), (b"x-content-type-options", b"nosniff")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._score(receive, spool))
+                while data := await spool.get():
+                    await self._send(send, {"type": "http.response.body", "body": data, "more_body": True}, spool)
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        except* (Stalled, ConnectionError):
+            # The connection breaks off without its closing chunk, so a cut answer cannot be taken for a whole one.
+            log.info("stream broken off")
+        finally:
+            spool.close()
+
+    async def _score(self, receive: Receive, spool: Spool) -> None:
+        async for batch in _batches(receive, self._settings.max_body_bytes):
+            self._count(len(batch))
+            await spool.put(await run_sync(self._answer, batch, limiter=self._limiter))
+        await spool.end()
+
+    async def _send(self, send: Send, message: Message, spool: Spool) -> None:
+        """Send, and give the client up when it neither takes nor sends anything for too long."""
+        sending = asyncio.ensure_future(send(message))
+        try:
+            while True:
+                before = spool.total
+                done, _ = await asyncio.wait({sending}, timeout=self._settings.stream_stall_seconds)
+                if done:
+                    return sending.result()
+                if spool.total == before:
+                    raise Stalled
+        finally:
+            sending.cancel()
+
+    def _answer(self, batch: list[Line]) -> bytes:
+        return b"".join(_encoder.encode(self._answer_line(line)) + b"\n" for line in batch)
+
+    def _answer_line(self, line: Line) -> StreamLine:
+        version = self._bundle.manifest.version
+        id = None
+        try:
+            paragraph = self._decode(line)
+            id = paragraph.id
+            self._check(paragraph)
+            result = self._bundle.scorer.classify(
+                paragraph.text,
+                id=f"p{line.number}" if id is None else id,
+                topics=self._options.topics,
+                explain=self._options.explain,
+            )
+        except Problem as problem:
+            return StreamLine(line.number, None if id_fault(id) else id, version, error=problem.body)
+        return StreamLine(line.number, result.id, version, result=result)
+
+    def _decode(self, line: Line) -> ParagraphIn:
+        if line.data is None:
+            limit = self._settings.max_body_bytes
+            raise Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"line: longer than {limit:,} bytes, which is the limit")
+        try:
+            item = _decoder.decode(line.data)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise undecodable(error, _FIELDS) from None
+        return ParagraphIn(item) if isinstance(item, str) else item
+
+    def _check(self, paragraph: ParagraphIn) -> None:
+        if fault := id_fault(paragraph.id):
+            raise invalid("id", fault)
+        if fault := paragraph_fault(paragraph.text, self._settings):
+            raise invalid("text", fault)
+
+
+async def _batches(receive: Receive, limit: int) -> AsyncIterator[list[Line]]:
+    """Yield the body's lines that are not blank, as they come in, at most `_BATCH` at once."""
+    number, pending, skipping, more = 0, b"", False, True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ConnectionResetError
+        more = message.get("more_body", False)
+        pieces = (pending + message.get("body", b"")).split(b"\n")
+        pending = pieces.pop()
+        if not more and (pending or skipping):
+            pieces.append(pending)
+        batch = []
+        for piece in pieces:
+            number += 1
+            if skipping or len(piece) > limit:
+                batch.append(Line(number, None))
+                skipping = False
+            elif piece.strip():
+                batch.append(Line(number, piece))
+            if len(batch) == _BATCH:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
+        if len(pending) > limit:
+            # The rest of a line that is too long is thrown away as it comes.
+            pending, skipping = b"", True
