@@ -18,7 +18,7 @@ ABSENCE_WRONG = 0.25
 STANCE_RIGHT = 0.5
 RULE_STATEMENTS = {
     "threshold": "half the best F1 that the topic's calibrated scores reach out of fold (Lipton, Elkan and "
-    "Naryanaswamy 2014: the threshold that maximises F1 is half the F1 it reaches)",
+    "Narayanaswamy 2014: the threshold that maximises F1 is half the F1 it reaches)",
     "uncertain_from": f"the lowest score, short of the threshold, from which at least {ABSENCE_WRONG:.0%} of the "
     "out-of-fold (paragraph, topic) pairs were on topic, by isotonic regression over all topics",
     "stance_certain_from": f"the lowest probability of the likeliest stance at which it was right at least "

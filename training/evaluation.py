@@ -141,7 +141,7 @@ def _number(value: float) -> float | None:
 
 
 def _ratio(part: FloatArray, whole: FloatArray, empty: float = np.nan) -> FloatArray:
-    return np.divide(part, whole, out=np.full(np.shape(whole), empty), where=whole > 0)
+    return np.asarray(np.divide(part, whole, out=np.full(np.shape(whole), empty), where=whole > 0))
 
 
 def _prf(hits: FloatArray, predicted: FloatArray, gold: FloatArray) -> dict[str, FloatArray]:

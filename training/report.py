@@ -59,8 +59,8 @@ def model_card(manifest: Manifest, taxonomy: Taxonomy, warnings: Sequence[str]) 
         "",
         "## Intended use",
         "Labels paragraphs of news with topics and, per topic, with the stance toward its proposition. The stance is "
-        "that of the paragraph's main voice. Scores are calibrated on text like the training examples; on other text check "
-        "them first with `stancery evaluate`.",
+        "that of the paragraph's main voice. Scores are calibrated on text like the training examples; on other text, "
+        "check them first with `stancery evaluate`.",
         "",
         "| topic | proposition |",
         "| --- | --- |",
