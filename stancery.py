@@ -306,9 +306,8 @@ def check(examples: Path, taxonomy: Path) -> None:
     read = read_taxonomy(taxonomy)
     rows = read_examples(examples, read)
     click.echo(f"{len(rows):,} examples of {len({row.group for row in rows}):,} documents, no fault")
-    click.echo(
-        f"{sum(not row.topics for row in rows):,} off topic, {sum(len(row.topics) > 1 for row in rows):,} of several topics"
-    )
+    click.echo(f"{sum(not row.topics for row in rows):,} off topic")
+    click.echo(f"{sum(len(row.topics) > 1 for row in rows):,} of several topics")
     for name in read.ids:
         found = [row.topics[name] for row in rows if name in row.topics]
         counts = ", ".join(f"{stance} {found.count(stance):,}" for stance in STANCES)
@@ -348,7 +347,7 @@ def show(bundle: Path) -> None:
 def export(bundle: Path, format: str, output: Path) -> None:  # noqa: ARG001 - one format so far
     """Hand BUNDLE to a notebook as plain scikit-learn pipelines.
 
-    joblib.load gives {"topics": {id: pipeline}, "stances": {id: pipeline}}; predict_proba of each takes a list of texts.
+    joblib.load gives {"topics": {id: pipeline}, "stances": {id: pipeline}}; each pipeline's predict_proba takes texts.
     Such a file is a pickle: load it only where you trust its maker. The service never does.
     """
     from models.bundle import load_bundle

@@ -17,10 +17,6 @@ from training.splits import shadows
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
-# Chosen by grouped cross-validation on the seeds and on the training part of the manifestos benchmark; see
-# docs/decisions/0004-linear-family.md.
-TOPIC_C = 2.0
-STANCE_C = 1.0
 MIN_DF = 2
 # Log-odds of a label that never occurs in the examples at hand.
 NEVER = -8.0
@@ -118,61 +114,70 @@ def fit_stance(matrix: sparse.csr_matrix, stance: IntArray, c: float) -> Head:
     return Head(np.stack([head.weights for head in heads], axis=1), np.array([head.bias for head in heads]))
 
 
-class OutOfFold(NamedTuple):
-    """Scores of models that had not seen the row: topic logits (n, n_topics), stance logits (n_pairs, 3)."""
-
-    topics: FloatArray
-    stances: FloatArray
-
-
-def out_of_fold(
-    matrix: sparse.csr_matrix,
-    labels: NDArray[np.bool_],
-    pairs: Pairs,
-    fold: IntArray,
-    near: IntArray,
-    *,
-    topic_c: float,
-    stance_c: float,
-    jobs: int,
-    step: Callable[[], None],
-) -> OutOfFold:
-    """Score every row by a model fitted on the other folds, less the near-duplicates of its own.
+class Folds:
+    """Which rows each fold is scored on and which it is fitted on: the others, less near-duplicates of its own.
 
     Parameters
     ----------
     fold : ndarray of int64, shape (n,)
     near : ndarray of int64, shape (n_near, 2)
         Pairs of near-duplicate rows.
-    step : callable
-        Called after each fold of each head.
     """
-    n_topics = labels.shape[1]
-    topics = np.zeros(labels.shape)
-    stances = np.zeros((len(pairs.row), len(STANCES)))
-    folds = np.unique(fold).tolist()
-    fits = {k: (fold != k) & ~shadows(near, fold == k) for k in folds}
-    augmented = augment(matrix[pairs.row], pairs.topic, n_topics)
 
-    def topic_task(k: int, topic: int) -> None:
-        inside, outside = fits[k], fold == k
-        head = fit_binary(matrix[inside], labels[inside, topic], topic_c)
-        topics[outside, topic] = matrix[outside] @ head.weights + head.bias
-        step()
+    def __init__(self, fold: IntArray, near: IntArray) -> None:
+        self.scored = [fold == k for k in np.unique(fold)]
+        self.fitted = [~scored & ~shadows(near, scored) for scored in self.scored]
 
-    def stance_task(k: int) -> None:
-        inside, outside = fits[k][pairs.row], fold[pairs.row] == k
-        if inside.any():
-            head = fit_stance(augmented[inside], pairs.stance[inside], stance_c)
-            stances[outside] = augmented[outside] @ head.weights + head.bias
+    def __len__(self) -> int:
+        return len(self.scored)
+
+
+def unseen_topics(
+    matrix: sparse.csr_matrix,
+    labels: NDArray[np.bool_],
+    folds: Folds,
+    c: float,
+    *,
+    jobs: int,
+    step: Callable[[], None],
+) -> FloatArray:
+    """Return topic logits of models that had not seen the row, shape (n, n_topics). `step` is called at each fit."""
+    logits = np.zeros(labels.shape)
+
+    def task(k: int, topic: int) -> None:
+        inside, outside = folds.fitted[k], folds.scored[k]
+        head = fit_binary(matrix[inside], labels[inside, topic], c)
+        logits[outside, topic] = matrix[outside] @ head.weights + head.bias
         step()
 
     # Threads: liblinear and scipy's products release the GIL, and the matrix is not copied.
     Parallel(n_jobs=jobs, prefer="threads")(
-        [delayed(stance_task)(k) for k in folds]
-        + [delayed(topic_task)(k, topic) for k in folds for topic in range(n_topics)]
+        delayed(task)(k, topic) for k in range(len(folds)) for topic in range(labels.shape[1])
     )
-    return OutOfFold(topics, stances)
+    return logits
+
+
+def unseen_stances(
+    augmented: sparse.csr_matrix, pairs: Pairs, folds: Folds, c: float, *, jobs: int, step: Callable[[], None]
+) -> FloatArray:
+    """Return stance logits of models that had not seen the pair's row, shape (n_pairs, 3); `step` as above.
+
+    Parameters
+    ----------
+    augmented : csr_matrix, shape (n_pairs, n_columns)
+        From :func:`augment`.
+    """
+    logits = np.zeros((len(pairs.row), len(STANCES)))
+
+    def task(k: int) -> None:
+        inside, outside = folds.fitted[k][pairs.row], folds.scored[k][pairs.row]
+        if inside.any():
+            head = fit_stance(augmented[inside], pairs.stance[inside], c)
+            logits[outside] = augmented[outside] @ head.weights + head.bias
+        step()
+
+    Parallel(n_jobs=jobs, prefer="threads")(delayed(task)(k) for k in range(len(folds)))
+    return logits
 
 
 class Heads(NamedTuple):

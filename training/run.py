@@ -17,15 +17,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.bundle import CARD, FORMAT, REPORT, Canary, Manifest, content_files, write_bundle
+from models.bundle import CARD, FORMAT, MANIFEST, REPORT, Canary, Manifest, content_files, load_bundle, write_bundle
 from models.errors import BundleError, InvalidData
 from models.examples import STANCES, Example, examples_hash, read_examples
 from models.features import CHAR_NGRAMS, WORD_NGRAMS, NgramFeatures
-from models.linear import FAMILY, LinearModel, sigmoid, softmax
+from models.linear import FAMILY, LinearModel
 from models.scorer import Scorer
 from models.taxonomy import Taxonomy, read_taxonomy
 from training import calibration, linear, report, splits
 from training.evaluation import Scores, measure, score_examples
+from training.selection import STANCE_GRID, TOPIC_GRID, StanceChoice, choose_stances, choose_topics
 
 FloatArray = NDArray[np.float64]
 CURVE_PARTS = (0.125, 0.25, 0.5, 1.0)
@@ -116,8 +117,7 @@ def train(
     taxonomy = read_taxonomy(taxonomy_path)
     examples = read_examples(examples_path, taxonomy)
     n_topics = len(taxonomy.topics)
-    heads = n_topics + 1
-    teller = _Teller(tell, total=3 + heads * (options.folds + len(CURVE_PARTS)))
+    teller = _Teller(tell, total=_steps(n_topics, options.folds))
 
     teller.phase("split", f"{len(examples):,} examples: splitting by document, looking for near-duplicates")
     groups = [example.group for example in examples]
@@ -142,29 +142,31 @@ def train(
     pairs = linear.stance_pairs(fitted, taxonomy.ids)
     teller.step()
 
-    strength = {"topic_c": linear.TOPIC_C, "stance_c": linear.STANCE_C}
     n_folds = min(options.folds, len(set(fitted_groups)))
     teller.phase("calibrate", f"scoring each paragraph by models that have not seen it, {n_folds} folds")
-    fold = splits.folds(fitted_groups, n_folds, options.seed)
-    unseen = linear.out_of_fold(matrix, labels, pairs, fold, near, **strength, jobs=options.jobs, step=teller.step)
-    platts = [calibration.fit_platt(unseen.topics[:, t], labels[:, t]) for t in range(n_topics)]
-    slopes, offsets = np.array(platts).T
-    tempering = calibration.fit_tempering(unseen.stances, pairs.stance) if len(pairs.row) else None
+    folds = linear.Folds(splits.folds(fitted_groups, n_folds, options.seed), near)
+    topic_choice = choose_topics(matrix, labels, folds, jobs=options.jobs, step=teller.step)
+    stance_choice = (
+        choose_stances(matrix, pairs, n_topics, folds, jobs=options.jobs, step=teller.step) if len(pairs.row) else None
+    )
     rules = calibration.choose_rules(
         taxonomy.ids,
-        sigmoid(unseen.topics * slopes + offsets),
+        topic_choice.scores,
         labels,
-        softmax(unseen.stances * tempering.slope + tempering.offset) if tempering else unseen.stances,
+        stance_choice.scores if stance_choice else np.empty((0, len(STANCES))),
         pairs.stance,
     )
+    topic_c, stance_c = topic_choice.c, stance_choice.c if stance_choice else STANCE_GRID[0]
 
     def fit(rows: NDArray[np.int64]) -> Scorer:
         inside = np.isin(pairs.row, rows)
         place = np.full(len(fitted), -1)
         place[rows] = np.arange(len(rows))
         chosen = linear.Pairs(place[pairs.row[inside]], pairs.topic[inside], pairs.stance[inside])
-        parts = linear.fit_heads(matrix[rows], labels[rows], chosen, **strength, jobs=options.jobs, step=teller.step)
-        return Scorer(taxonomy, rules, _calibrated(features, parts, slopes, offsets, tempering))
+        parts = linear.fit_heads(
+            matrix[rows], labels[rows], chosen, topic_c=topic_c, stance_c=stance_c, jobs=options.jobs, step=teller.step
+        )
+        return Scorer(taxonomy, rules, _calibrated(features, parts, topic_choice.platts, stance_choice))
 
     teller.phase("fit", f"fitting {n_topics} topics and their stances on {len(fitted):,} paragraphs")
     scorer = fit(np.arange(len(fitted)))
@@ -193,7 +195,9 @@ def train(
             "holdout": options.holdout,
             "folds": n_folds,
             "seed": options.seed,
-            **strength,
+            "topic_c": topic_c,
+            "stance_c": stance_c,
+            "chosen_from": {"topic_c": TOPIC_GRID, "stance_c": STANCE_GRID, "by": "out-of-fold log loss"},
             "min_df": linear.MIN_DF,
             "word_ngrams": WORD_NGRAMS,
             "char_ngrams": CHAR_NGRAMS,
@@ -201,8 +205,14 @@ def train(
         rules=rules,
         rule_statements=calibration.RULE_STATEMENTS,
         calibration={
-            "topics": {name: platt._asdict() for name, platt in zip(taxonomy.ids, platts, strict=True)},
-            "stance": {"slope": tempering.slope, "offset": tempering.offset.tolist()} if tempering else None,
+            "method": "Platt's sigmoid a topic; one temperature and a bias a stance; on out-of-fold scores, folded "
+            "into the weights",
+            "topics": {name: platt._asdict() for name, platt in zip(taxonomy.ids, topic_choice.platts, strict=True)},
+            "stance": (
+                {"slope": stance_choice.tempering.slope, "offset": stance_choice.tempering.offset.tolist()}
+                if stance_choice
+                else None
+            ),
         },
         metrics=metrics,
         libraries={"python": platform.python_version(), **{name: library_version(name) for name in _LIBRARIES}},
@@ -213,24 +223,32 @@ def train(
     files[CARD] = report.model_card(manifest, taxonomy, warnings).encode()
     files[REPORT] = report.report_page(manifest, drawn, warnings).encode()
     directory = output if isinstance(output, Path) else output(manifest.version)
-    write_bundle(directory, manifest, files)
+    if callable(output) and directory.exists():
+        # The version is the digest of what scores, so this very model is there already; it becomes the newest.
+        load_bundle(directory)
+        os.utime(directory / MANIFEST)
+    else:
+        write_bundle(directory, manifest, files)
     tell(Progress("done", 1.0, str(directory), 0.0))
     return directory
 
 
+def _steps(n_topics: int, n_folds: int) -> int:
+    """Count the steps that a training tells: splitting, features, and every fit of a head."""
+    out_of_fold = n_folds * (n_topics * len(TOPIC_GRID) + len(STANCE_GRID))
+    return 2 + out_of_fold + (n_topics + 1) * len(CURVE_PARTS)
+
+
 def _calibrated(
-    features: NgramFeatures,
-    parts: linear.Heads,
-    slopes: FloatArray,
-    offsets: FloatArray,
-    tempering: calibration.Tempering | None,
+    features: NgramFeatures, parts: linear.Heads, platts: Sequence[calibration.Platt], stance: StanceChoice | None
 ) -> LinearModel:
     """Fold the calibration into the weights, so that serving needs no second step."""
-    n_topics = len(slopes)
+    slopes, offsets = np.array(platts).T
     stance_weights, stance_bias = None, None
-    if parts.stance_weights is not None and parts.stance_bias is not None and tempering is not None:
-        stance_weights = np.ascontiguousarray(parts.stance_weights * tempering.slope, dtype=np.float32)
-        stance_bias = np.tile(parts.stance_bias * tempering.slope + tempering.offset, (n_topics, 1))
+    if parts.stance_weights is not None and parts.stance_bias is not None and stance is not None:
+        slope, offset = stance.tempering
+        stance_weights = np.ascontiguousarray(parts.stance_weights * slope, dtype=np.float32)
+        stance_bias = np.tile(parts.stance_bias * slope + offset, (len(slopes), 1))
     return LinearModel(
         features,
         np.ascontiguousarray(parts.topic_weights * slopes, dtype=np.float32),

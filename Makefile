@@ -1,0 +1,53 @@
+# Each target makes .venv and installs what it needs, once: the stamps say what is there.
+PYTHON ?= python3
+BIN := .venv/bin
+HOST ?= 127.0.0.1
+PORT ?= 8000
+EXAMPLES ?= seeds/paragraphs.jsonl
+TAXONOMY ?= seeds/taxonomy.toml
+
+.PHONY: help serve train test check bench clean
+.DEFAULT_GOAL := help
+
+help:  ## Say what there is
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+.venv/train: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[train]'
+	touch $@
+
+.venv/dev: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@ .venv/train
+
+# Fitted again whenever the labels or the taxonomy change; the newest bundle is what `serve` serves.
+var/seeds: .venv/train $(EXAMPLES) $(TAXONOMY)
+	$(BIN)/stancery train $(EXAMPLES) --taxonomy $(TAXONOMY)
+	touch $@
+
+serve: var/seeds  ## Fit the seeds if need be, and serve on $(HOST):$(PORT)
+	exec $(BIN)/stancery serve --host $(HOST) --port $(PORT)
+
+train: .venv/train  ## Fit EXAMPLES with TAXONOMY (the seeds by default) into var/bundles
+	$(BIN)/stancery train $(EXAMPLES) --taxonomy $(TAXONOMY)
+
+test: .venv/dev  ## Run the checks and every test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+check: .venv/dev  ## Lint, types, and the labels
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/stancery labels check $(EXAMPLES) --taxonomy $(TAXONOMY)
+
+bench: .venv/dev  ## Measure accuracy, start, memory and flatness; prints its figures
+	$(BIN)/python -m benchmarks.accuracy
+	$(BIN)/python -m benchmarks.resources
+
+clean:  ## Remove the environment and caches; bundles in var stay
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
