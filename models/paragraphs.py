@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from typing import NamedTuple
 
 _FORBIDDEN = re.compile("[\0\ud800-\udfff]")
@@ -10,10 +11,8 @@ _BLANK_LINES = re.compile(r"(?:\r\n|\r|\n)[^\S\r\n]*(?:\r\n|\r|\n)\s*")
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _SENTENCE_END = re.compile(r"[.!?…:;][\"”’»')\]]*$")
 _LIST_MARK = re.compile(r"(?:[-–—•*·]|\d{1,3}[.)]|Q[.:]?|A[.:]|[A-Z][A-Z. ]{2,30}:)\s")
-# Mail and plain-text files wrap at 60 to 100 characters; a line of running text that ends a paragraph seldom
-# comes within a long word of the same width as its neighbours.
+# Mail and plain-text files wrap at 60 to 100 characters.
 _WRAP_WIDTH = 100
-_WRAP_SLACK = 25
 
 
 class Paragraph(NamedTuple):
@@ -57,37 +56,32 @@ def _split_block(article: str, start: int, end: int) -> list[Paragraph]:
     spans = []
     for line_end in [*_LINE_END.finditer(article, start, end), None]:
         stop = line_end.start() if line_end else end
-        spans.append((start, stop))
+        if article[start:stop].strip():
+            spans.append((start, stop))
         start = line_end.end() if line_end else stop
-    lines = [article[a:b].strip() for a, b in spans]
-    if _is_wrapped([line for line in lines if line]):
-        spans = _join_wrapped(spans, lines)
-    return [paragraph for a, b in spans if (paragraph := _strip(article, a, b))]
-
-
-def _is_wrapped(lines: list[str]) -> bool:
-    """Tell whether line ends were put in by a wrapping program: full lines of one width that stop mid-sentence."""
-    if len(lines) < 2:
-        return False
-    width = max(map(len, lines))
-    inner = lines[:-1]
-    broken = sum(not _SENTENCE_END.search(line) for line in inner)
-    return width <= _WRAP_WIDTH and 2 * broken > len(inner)
-
-
-def _join_wrapped(spans: list[tuple[int, int]], lines: list[str]) -> list[tuple[int, int]]:
-    """Join wrapped lines; a short line that ends a sentence, or a list mark, still parts two paragraphs."""
-    width = max(map(len, lines))
     joined: list[tuple[int, int]] = []
-    open_paragraph = False
-    for (a, b), line in zip(spans, lines, strict=True):
-        if open_paragraph and line and not _LIST_MARK.match(line):
-            joined[-1] = (joined[-1][0], b)
+    for span, follows in zip(spans, _continued([article[a:b].strip() for a, b in spans]), strict=True):
+        if follows:
+            joined[-1] = (joined[-1][0], span[1])
         else:
-            joined.append((a, b))
-        ends = len(line) < width - _WRAP_SLACK and _SENTENCE_END.search(line)
-        open_paragraph = bool(line) and not ends
-    return joined
+            joined.append(span)
+    return [paragraph for a, b in joined if (paragraph := _strip(article, a, b))]
+
+
+def _continued(lines: list[str]) -> list[bool]:
+    """Tell of each line whether it goes on with the paragraph of the line before.
+
+    A wrapping program breaks a line only where the next word would not have fitted. So in wrapped text the lines that
+    stop in mid-sentence are full, and a line that is not full ends a paragraph.
+    """
+    width = max(map(len, lines), default=0)
+    full = [
+        len(line) + 1 + len(following.split()[0]) > width and not _LIST_MARK.match(following)
+        for line, following in pairwise(lines)
+    ]
+    broken = [is_full for is_full, line in zip(full, lines, strict=False) if not _SENTENCE_END.search(line)]
+    wrapped = width <= _WRAP_WIDTH and 3 * len(broken) >= len(full) > 0 and 5 * sum(broken) >= 4 * len(broken) > 0
+    return [False, *(is_full and wrapped for is_full in full)][: len(lines)]
 
 
 def _strip(article: str, start: int, end: int) -> Paragraph | None:

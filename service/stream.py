@@ -10,6 +10,7 @@ from typing import NamedTuple
 import msgspec
 from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
+from fastapi import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from models.bundle import Bundle
@@ -45,8 +46,8 @@ class Line(NamedTuple):
     data: bytes | None
 
 
-class StreamResponse:
-    """An ASGI response that scores while it reads and sends what is done while more comes in."""
+class StreamResponse(Response):
+    """A response that scores while it reads and sends what is done while more comes in."""
 
     def __init__(
         self,
@@ -56,6 +57,7 @@ class StreamResponse:
         limiter: CapacityLimiter,
         count: Callable[[int], None],
     ) -> None:
+        super().__init__(media_type=MEDIA_TYPE)
         self._bundle = bundle
         self._options = options
         self._settings = settings
@@ -64,7 +66,7 @@ class StreamResponse:
 
     async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
         spool = Spool(self._settings.stream_spool_bytes)
-        headers = [(b"content-type", MEDIA_TYPE.encode()), (b"x-content-type-options", b"nosniff")]
+        headers = [(b"content-type", MEDIA_TYPE.encode())]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         try:
             async with asyncio.TaskGroup() as tasks:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,10 +23,10 @@ NEVER = -8.0
 
 
 class Head(NamedTuple):
-    """Weights and the bias that goes with them."""
+    """Weights of shape (n_columns,) and the bias that goes with them."""
 
     weights: FloatArray
-    bias: Any
+    bias: float
 
 
 class Pairs(NamedTuple):
@@ -86,10 +86,7 @@ def augment(rows: sparse.csr_matrix, topic: IntArray, n_topics: int) -> sparse.c
 def fit_binary(matrix: sparse.csr_matrix, target: NDArray[np.bool_], c: float) -> Head:
     """Fit one label against the rest; without both kinds of example the head says what there is.
 
-    Returns
-    -------
-    Head
-        Weights of shape (n_columns,) and a scalar bias.
+    Each stance is fitted so against the other two; calibration makes one softmax of the three.
     """
     if target.all() or not target.any():
         return Head(np.zeros(matrix.shape[1]), -NEVER if target.any() else NEVER)
@@ -100,18 +97,6 @@ def fit_binary(matrix: sparse.csr_matrix, target: NDArray[np.bool_], c: float) -
     )
     model.fit(matrix, target)
     return Head(model.coef_[0], float(model.intercept_[0]))
-
-
-def fit_stance(matrix: sparse.csr_matrix, stance: IntArray, c: float) -> Head:
-    """Fit each stance against the other two; calibration makes one softmax of the three.
-
-    Returns
-    -------
-    Head
-        Weights of shape (n_columns, 3) and bias of shape (3,).
-    """
-    heads = [fit_binary(matrix, stance == k, c) for k in range(len(STANCES))]
-    return Head(np.stack([head.weights for head in heads], axis=1), np.array([head.bias for head in heads]))
 
 
 class Folds:
@@ -143,17 +128,10 @@ def unseen_topics(
 ) -> FloatArray:
     """Return topic logits of models that had not seen the row, shape (n, n_topics). `step` is called at each fit."""
     logits = np.zeros(labels.shape)
-
-    def task(k: int, topic: int) -> None:
-        inside, outside = folds.fitted[k], folds.scored[k]
-        head = fit_binary(matrix[inside], labels[inside, topic], c)
-        logits[outside, topic] = matrix[outside] @ head.weights + head.bias
+    tasks = [(k, topic) for k in range(len(folds)) for topic in range(labels.shape[1])]
+    for (k, topic), found in _parallel(jobs, _unseen_topic, tasks, matrix, labels, folds, c):
+        logits[folds.scored[k], topic] = found
         step()
-
-    # Threads: liblinear and scipy's products release the GIL, and the matrix is not copied.
-    Parallel(n_jobs=jobs, prefer="threads")(
-        delayed(task)(k, topic) for k in range(len(folds)) for topic in range(labels.shape[1])
-    )
     return logits
 
 
@@ -168,15 +146,9 @@ def unseen_stances(
         From :func:`augment`.
     """
     logits = np.zeros((len(pairs.row), len(STANCES)))
-
-    def task(k: int) -> None:
-        inside, outside = folds.fitted[k][pairs.row], folds.scored[k][pairs.row]
-        if inside.any():
-            head = fit_stance(augmented[inside], pairs.stance[inside], c)
-            logits[outside] = augmented[outside] @ head.weights + head.bias
+    for k, found in _parallel(jobs, _unseen_stance, range(len(folds)), augmented, pairs, folds, c):
+        logits[folds.scored[k][pairs.row]] = found
         step()
-
-    Parallel(n_jobs=jobs, prefer="threads")(delayed(task)(k) for k in range(len(folds)))
     return logits
 
 
@@ -201,26 +173,52 @@ def fit_heads(
     step: Callable[[], None],
 ) -> Heads:
     """Fit every head on all rows given."""
-    n_topics = labels.shape[1]
-
-    def stance_task() -> Head | None:
-        if not len(pairs.row):
-            return None
-        head = fit_stance(augment(matrix[pairs.row], pairs.topic, n_topics), pairs.stance, stance_c)
+    n_features, n_topics = matrix.shape[1], labels.shape[1]
+    weights, bias = np.zeros((n_features, n_topics)), np.zeros(n_topics)
+    for topic, head in _parallel(jobs, _topic_head, range(n_topics), matrix, labels, topic_c):
+        weights[:, topic], bias[topic] = head
         step()
-        return head
+    if not len(pairs.row):
+        return Heads(weights, bias, None, None)
+    augmented = augment(matrix[pairs.row], pairs.topic, n_topics)
+    stance_weights, stance_bias = np.zeros((augmented.shape[1], len(STANCES))), np.zeros(len(STANCES))
+    for stance, head in _parallel(jobs, _stance_head, range(len(STANCES)), augmented, pairs.stance, stance_c):
+        stance_weights[:, stance], stance_bias[stance] = head
+    step()
+    return Heads(weights, bias, stance_weights.reshape(1 + n_topics, n_features, len(STANCES)), stance_bias)
 
-    def topic_task(topic: int) -> Head:
-        head = fit_binary(matrix, labels[:, topic], topic_c)
-        step()
-        return head
 
-    stance, *topics = Parallel(n_jobs=jobs, prefer="threads")(
-        [delayed(stance_task)()] + [delayed(topic_task)(topic) for topic in range(n_topics)]
-    )
-    return Heads(
-        np.stack([head.weights for head in topics], axis=1),
-        np.array([head.bias for head in topics], dtype=np.float64),
-        stance.weights.reshape(1 + n_topics, matrix.shape[1], len(STANCES)) if stance else None,
-        stance.bias if stance else None,
-    )
+def _parallel(jobs: int, function: Callable[..., Any], keys: Iterable[Any], *shared: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield ``(key, function(key, *shared))`` as they are done.
+
+    In processes, not threads: liblinear draws from one random generator a process, and would not fit the same twice.
+    joblib maps large arrays into the workers' memory instead of copying them.
+    """
+    tasks = (delayed(_keyed)(function, key, *shared) for key in keys)
+    yield from Parallel(n_jobs=jobs, return_as="generator_unordered")(tasks)
+
+
+def _keyed(function: Callable[..., Any], key: Any, *shared: Any) -> tuple[Any, Any]:
+    return key, function(key, *shared)
+
+
+def _unseen_topic(
+    key: tuple[int, int], matrix: sparse.csr_matrix, labels: NDArray[np.bool_], folds: Folds, c: float
+) -> FloatArray:
+    k, topic = key
+    head = fit_binary(matrix[folds.fitted[k]], labels[folds.fitted[k], topic], c)
+    return np.asarray(matrix[folds.scored[k]] @ head.weights + head.bias)
+
+
+def _unseen_stance(k: int, augmented: sparse.csr_matrix, pairs: Pairs, folds: Folds, c: float) -> FloatArray:
+    inside, outside = folds.fitted[k][pairs.row], folds.scored[k][pairs.row]
+    heads = [fit_binary(augmented[inside], pairs.stance[inside] == stance, c) for stance in range(len(STANCES))]
+    return np.stack([augmented[outside] @ head.weights + head.bias for head in heads], axis=1)
+
+
+def _topic_head(topic: int, matrix: sparse.csr_matrix, labels: NDArray[np.bool_], c: float) -> Head:
+    return fit_binary(matrix, labels[:, topic], c)
+
+
+def _stance_head(stance: int, augmented: sparse.csr_matrix, gold: IntArray, c: float) -> Head:
+    return fit_binary(augmented, gold == stance, c)

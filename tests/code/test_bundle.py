@@ -1,0 +1,85 @@
+"""A bundle is refused when any byte of it is not what was written, and is written whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from models.bundle import DIGEST, FORMAT, MANIFEST, WEIGHTS, load_bundle, read_manifest, write_bundle
+from models.errors import BundleError
+
+
+@pytest.fixture
+def copy(small: Callable[..., Path], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(small(), tmp_path / "copy"))
+
+
+def seal(bundle: Path, change: Callable[[dict[str, object]], object]) -> None:
+    manifest = json.loads((bundle / MANIFEST).read_bytes())
+    change(manifest)
+    data = json.dumps(manifest).encode()
+    (bundle / MANIFEST).write_bytes(data)
+    (bundle / DIGEST).write_text(f"{hashlib.sha256(data).hexdigest()}  {MANIFEST}\n")
+
+
+def test_any_changed_byte_of_any_file_is_noticed(copy: Path) -> None:
+    load_bundle(copy)
+    random = np.random.default_rng(0)
+    for path in sorted(copy.iterdir()):
+        data = path.read_bytes()
+        places = {0, len(data) - 1, *random.integers(0, len(data), 20).tolist()}
+        for place in places:
+            path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+            with pytest.raises(BundleError):
+                load_bundle(copy)
+        path.write_bytes(data + b" ")
+        with pytest.raises(BundleError):
+            load_bundle(copy)
+        path.write_bytes(data)
+    load_bundle(copy)
+
+
+def test_any_missing_file_is_noticed(copy: Path) -> None:
+    for path in sorted(copy.iterdir()):
+        data = path.read_bytes()
+        path.unlink()
+        with pytest.raises(BundleError, match=r"cannot be read: No such file"):
+            load_bundle(copy)
+        path.write_bytes(data)
+
+
+def test_a_newer_format_is_refused_by_its_number(copy: Path) -> None:
+    seal(copy, lambda manifest: manifest.update(format=FORMAT + 1))
+    with pytest.raises(BundleError, match=rf"bundle format {FORMAT + 1}; this release reads format {FORMAT}"):
+        load_bundle(copy)
+
+
+def test_a_manifest_that_points_outside_is_refused(copy: Path) -> None:
+    seal(copy, lambda manifest: manifest["files"].update({"../x": {"bytes": 0, "sha256": ""}}))  # type: ignore[attr-defined]
+    with pytest.raises(BundleError, match="outside the bundle"):
+        load_bundle(copy)
+
+
+def test_a_canary_that_sings_another_tune_is_noticed(copy: Path) -> None:
+    seal(copy, lambda manifest: manifest["canaries"][0]["topics"].__setitem__(0, 0.123))  # type: ignore[index]
+    with pytest.raises(BundleError, match="canary 1"):
+        load_bundle(copy).check_canaries()
+
+
+def test_a_bundle_is_never_written_over(copy: Path) -> None:
+    with pytest.raises(BundleError, match="never changed once written"):
+        write_bundle(copy, read_manifest(copy), {})
+
+
+def test_a_write_that_fails_leaves_nothing(copy: Path, tmp_path: Path) -> None:
+    with pytest.raises(TypeError):
+        write_bundle(tmp_path / "new", read_manifest(copy), {WEIGHTS: None})  # type: ignore[dict-item]
+    with pytest.raises(IsADirectoryError):
+        write_bundle(tmp_path / "new", read_manifest(copy), {".": b""})
+    assert [path.name for path in tmp_path.iterdir()] == ["copy"]

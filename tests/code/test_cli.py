@@ -1,0 +1,168 @@
+"""The command line as a user runs it: a process, its output and its exit code."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import joblib
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+import stancery
+from models.bundle import Bundle
+from models.examples import Example
+from tests.conftest import ROOT, SEEDS, TAXONOMY, write_small
+
+
+def run(*arguments: str, stdin: bytes = b"", **environment: str) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [sys.executable, "-m", "stancery", *arguments],
+        cwd=ROOT,
+        input=stdin,
+        capture_output=True,
+        env={**os.environ, **environment},
+        timeout=120,
+    )
+
+
+def lines(output: bytes) -> list[Any]:
+    return [json.loads(line) for line in output.splitlines()]
+
+
+@pytest.fixture
+def texts(seeds: list[Example]) -> list[str]:
+    return [example.text for example in seeds[:12]]
+
+
+def test_help_is_cheap_and_teaches() -> None:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    told = run("--help")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert told.returncode == 0
+    assert b"stancery train seeds/paragraphs.jsonl" in told.stdout and b"Exit codes" in told.stdout
+    # A guard against importing the service or the trainer, which cost seconds; the figure is benchmarks/resources.py's.
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.5
+
+
+@pytest.mark.parametrize(
+    "command", ["serve", "classify", "train", "evaluate", "labels", "labels check", "models", "models export"]
+)
+def test_every_command_has_help(command: str) -> None:
+    assert run(*command.split(), "--help").returncode == 0
+
+
+def test_every_format_gives_the_same_answers(bundle_path: Path, texts: list[str], tmp_path: Path) -> None:
+    rows = [{"id": f"r{number}", "text": text} for number, text in enumerate(texts)]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with (tmp_path / "in.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["text", "id"])
+        writer.writeheader()
+        writer.writerows(rows)
+    parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "in.parquet")
+    (tmp_path / "in.txt").write_text("\n\n".join(texts))
+    outputs = []
+    for suffix in ("jsonl", "csv", "parquet", "txt"):
+        done = run("classify", str(tmp_path / f"in.{suffix}"), "--bundle", str(bundle_path))
+        assert done.returncode == 0, done.stderr
+        outputs.append(lines(done.stdout))
+    assert [row["id"] for row in outputs[0]] == [row["id"] for row in rows]
+    assert outputs[0] == outputs[1] == outputs[2]
+    assert [row["topics"] for row in outputs[3]] == [row["topics"] for row in outputs[0]]
+    piped = run("classify", "-", "--bundle", str(bundle_path), stdin="\n\n".join(texts).encode())
+    assert lines(piped.stdout) == outputs[3]
+    python = stancery.load(bundle_path).classify(texts)
+    assert [row["topics"] for row in python] == [row["topics"] for row in outputs[0]]
+
+
+def test_csv_output_has_a_row_a_topic(bundle_path: Path, texts: list[str], tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(text) + "\n" for text in texts))
+    out = tmp_path / "out.csv"
+    done = run("classify", str(tmp_path / "in.jsonl"), "-o", str(out), STANCERY_BUNDLE=str(bundle_path))
+    assert done.returncode == 0 and done.stdout == b""
+    rows = list(csv.DictReader(io.StringIO(out.read_text())))
+    expected = stancery.load(bundle_path).classify(texts)
+    assert len(rows) == sum(max(1, len(result["topics"])) for result in expected)
+    first = next(result for result in expected if result["topics"])
+    assert [row["topic"] for row in rows if row["id"] == f"p{expected.index(first) + 1}"] == [
+        topic["topic"] for topic in first["topics"]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("in.jsonl", b'"fine"\n{"text": 3}\n', b"in.jsonl:2: text: must be text, not int"),
+        ("in.jsonl", b'"fine"\n{"colour": "x"}\n', b"in.jsonl:2: must be a string or an object with text"),
+        ("in.jsonl", b'"fine"\n{oops\n', b"in.jsonl:2: not JSON"),
+        ("in.csv", b"id,body\n1,x\n", b"no column named text; there are id, body"),
+        ("in.csv", b"text\nfine\n\xff\xfe\n", b"not valid UTF-8"),
+        ("in.parquet", b"PAR1", b"cannot be read as Parquet"),
+        ("in.xlsx", b"", b"extension not one of .jsonl"),
+        ("in.txt", b"a\0b", b"NUL"),
+    ],
+)
+def test_bad_files_end_in_2_and_say_where(
+    name: str, content: bytes, reason: bytes, bundle_path: Path, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    done = run("classify", str(tmp_path / name), "--bundle", str(bundle_path))
+    assert done.returncode == 2
+    assert reason in done.stderr and b"Traceback" not in done.stderr
+
+
+def test_a_missing_file_an_unknown_topic_and_a_missing_bundle(bundle_path: Path, tmp_path: Path) -> None:
+    assert run("classify", str(tmp_path / "no.jsonl"), "--bundle", str(bundle_path)).returncode == 2
+    (tmp_path / "in.jsonl").write_text('"x"\n')
+    unknown = run("classify", str(tmp_path / "in.jsonl"), "--bundle", str(bundle_path), "--topics", "teapots")
+    assert unknown.returncode == 2 and b"allowed are crimea" in unknown.stderr
+    nothing = run("classify", str(tmp_path / "in.jsonl"), STANCERY_HOME=str(tmp_path))
+    assert nothing.returncode == 1 and b"stancery train" in nothing.stderr
+
+
+def test_train_evaluate_show_list_and_export(tmp_path: Path) -> None:
+    write_small(tmp_path)
+    examples, taxonomy = str(tmp_path / "examples.jsonl"), str(tmp_path / "taxonomy.toml")
+    home = str(tmp_path / "home")
+    trained = run("train", examples, "--taxonomy", taxonomy, "--family", "linear", "--home", home)
+    assert trained.returncode == 0, trained.stderr
+    assert b"calibrate: scoring each paragraph" in trained.stderr and b"topic macro-F1" in trained.stdout
+    version, _, folder = trained.stdout.decode().splitlines()[0].partition(" in ")
+    assert run("train", examples, "--taxonomy", taxonomy, "--home", home).returncode == 0
+    assert [line.split()[0] for line in run("models", "list", "--home", home).stdout.decode().splitlines()] == [version]
+    assert run("models", "show", folder).stdout.decode().startswith(f"# {version}")
+    told = json.loads(run("evaluate", folder, examples, "--json").stdout)
+    assert told["topics"]["micro"]["f1"]["value"] > 0.9 and len(told["topics"]["macro"]["f1"]["interval"]) == 2
+    assert set(told["stance"]["given_topic"]["confusion"]) == {"labels", "counts"}
+    assert (
+        told["stance"]["end_to_end"]["macro_f1"]["value"] <= told["stance"]["given_topic"]["macro_f1"]["value"] + 1e-9
+    )
+    assert b"F1 of tea" in run("evaluate", folder, examples).stdout
+    assert run("models", "export", folder, "--format", "joblib", "-o", str(tmp_path / "m.joblib")).returncode == 0
+    assert set(joblib.load(tmp_path / "m.joblib")["topics"]) == {"tea", "cats"}
+
+
+def test_labels_check_tells_every_fault_or_what_there_is(tmp_path: Path) -> None:
+    told = run("labels", "check", str(SEEDS), "--taxonomy", str(TAXONOMY))
+    assert told.returncode == 0 and b"no fault" in told.stdout and b"crimea" in told.stdout
+    (tmp_path / "bad.jsonl").write_text('{"text": "x", "topics": {"crimea": "maybe"}}\n{"topics": {}}\n')
+    told = run("labels", "check", str(tmp_path / "bad.jsonl"), "--taxonomy", str(TAXONOMY))
+    assert told.returncode == 2
+    assert b"bad.jsonl:1: topics.crimea: stance 'maybe' is not one of favor, against, neutral" in told.stderr
+    assert b"bad.jsonl:2: text: missing" in told.stderr
+
+
+def test_python_users_get_what_http_users_get(bundle_path: Path, bundle: Bundle) -> None:
+    classifier = stancery.load(bundle_path)
+    assert classifier.version == bundle.manifest.version
+    assert classifier.topics[0]["id"] == "crimea"
+    (result,) = classifier.classify(["Rain."], topics=["energy"], explain=True)
+    assert result["decision"] == "off_topic" and result["topics"][0]["decision"] == "absent"

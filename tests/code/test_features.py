@@ -1,0 +1,71 @@
+"""The feature function, held against scikit-learn's vectorisers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import sparse
+from sklearn.feature_extraction.text import TfidfVectorizer
+
+from models.examples import Example
+from models.features import CHAR_NGRAMS, WORD_NGRAMS, NgramFeatures
+
+SCRIPTS = [
+    "Крым — это Россия? Нет: так сказал ΣΊΣΥΦΟΣ, İstanbul'da.",
+    "中国外交部发言人表示,制裁没有出路。",
+    "a b c I O’Brien don't U.S.–Russia $4.5bn 🇷🇺\u2028next\x85line\u00a0end",
+    "नमस्ते दुनिया é é ﬁ ß ẞ",
+    "x" * 5000,
+    " \t\n",
+]
+
+
+@pytest.fixture(scope="module")
+def pair(seeds: list[Example]) -> tuple[NgramFeatures, list[TfidfVectorizer]]:
+    texts = [example.text for example in seeds[:600]] + SCRIPTS
+    words = TfidfVectorizer(ngram_range=WORD_NGRAMS, sublinear_tf=True, min_df=2)
+    chars = TfidfVectorizer(analyzer="char_wb", ngram_range=CHAR_NGRAMS, sublinear_tf=True, min_df=2)
+    words.fit(texts)
+    chars.fit(texts)
+    return NgramFeatures.fit(texts, min_df=2), [words, chars]
+
+
+def expected(vectorizers: list[TfidfVectorizer], text: str) -> sparse.csr_matrix:
+    row = sparse.hstack([vectorizer.transform([text]) for vectorizer in vectorizers]).tocsr()
+    row.sort_indices()
+    return row
+
+
+def check(pair: tuple[NgramFeatures, list[TfidfVectorizer]], text: str) -> None:
+    row, reference = pair[0].encode(text), expected(pair[1], text)
+    np.testing.assert_array_equal(row.columns, reference.indices)
+    np.testing.assert_allclose(row.values, reference.data, atol=1e-6)
+
+
+def test_the_vocabulary_is_the_same(pair: tuple[NgramFeatures, list[TfidfVectorizer]]) -> None:
+    words, chars = (list(vectorizer.get_feature_names_out()) for vectorizer in pair[1])
+    assert list(pair[0].words) == words
+    assert list(pair[0].chars) == chars
+
+
+def test_rows_are_the_same_on_the_seeds_and_on_many_scripts(
+    pair: tuple[NgramFeatures, list[TfidfVectorizer]], seeds: list[Example]
+) -> None:
+    for text in [example.text for example in seeds[600:900]] + SCRIPTS:
+        check(pair, text)
+
+
+@settings(deadline=None, max_examples=300)
+@given(text=st.text(max_size=300))
+def test_rows_are_the_same_on_any_text(pair: tuple[NgramFeatures, list[TfidfVectorizer]], text: str) -> None:
+    check(pair, text)
+
+
+@settings(deadline=None, max_examples=200)
+@given(text=st.text(max_size=200))
+def test_every_feature_of_a_row_occurs_in_a_chunk(pair: tuple[NgramFeatures, list[TfidfVectorizer]], text: str) -> None:
+    row, found = pair[0].encode(text), pair[0].occurrences(text)
+    assert set(found.feature.tolist()) == set(row.columns.tolist())
+    assert all(text[a:b] == text[a:b].strip() and text[a:b] for a, b in found.spans)

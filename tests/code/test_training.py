@@ -1,0 +1,175 @@
+"""Splits that do not leak, calibration that is honest, and a fit that is the same twice."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from models.bundle import WEIGHTS, Bundle, load_bundle
+from models.errors import BundleError, InvalidData
+from models.linear import sigmoid, softmax
+from tests.conftest import ROOT, write_small
+from training import splits
+from training.calibration import best_f1, fit_platt, fit_tempering
+from training.linear import Folds, augment, feature_matrix
+from training.run import Options, Progress, train
+
+
+def test_same_input_and_seed_same_weights(small: Callable[..., Path]) -> None:
+    first, second = small(), small()
+    assert (first / WEIGHTS).read_bytes() == (second / WEIGHTS).read_bytes()
+    assert load_bundle(first).manifest.version == load_bundle(second).manifest.version
+
+
+def test_the_number_of_workers_changes_no_weight(small: Callable[..., Path], tmp_path: Path) -> None:
+    write_small(tmp_path)
+    options = Options(holdout=0.2, jobs=2)
+    path = train(tmp_path / "examples.jsonl", tmp_path / "taxonomy.toml", tmp_path / "bundle", options)
+    assert (path / WEIGHTS).read_bytes() == (small() / WEIGHTS).read_bytes()
+
+
+def test_labels_without_stance_or_a_taxonomy_without_propositions_make_a_topic_classifier(
+    small: Callable[..., Path],
+) -> None:
+    for path in (small(stance=False), small(stance=False, propositions=False)):
+        bundle = load_bundle(path)
+        result = bundle.scorer.classify("The kettle by the cup in town 3 was on the agenda.", topics=["tea"])
+        assert [topic.topic for topic in result.topics if topic.decision == "present"] == ["tea"]
+        assert all(topic.stance is None for topic in result.topics)
+        assert "stance" not in bundle.manifest.metrics
+
+
+def test_another_domain_needs_no_line_of_code(small: Callable[..., Path]) -> None:
+    scorer = load_bundle(small()).scorer
+    for mood, stance in (("splendid and fair", "favor"), ("dreadful and wrong", "against")):
+        result = scorer.classify(f"The whisker by the paw in town 9 was {mood}.")
+        assert [(topic.topic, topic.stance and topic.stance.label) for topic in result.topics] == [("cats", stance)]
+
+
+def test_a_document_never_crosses_over() -> None:
+    names = [f"doc-{number % 50}" for number in range(400)]
+    held = splits.holdout(names, 0.3)
+    assert len({names[i] for i in np.flatnonzero(held)} & {names[i] for i in np.flatnonzero(~held)}) == 0
+    more = splits.holdout([*names, *(f"new-{number}" for number in range(100))], 0.3)
+    np.testing.assert_array_equal(more[:400], held)
+    fold = splits.folds(names, 5, 0)
+    assert all(len({fold[i] for i in range(400) if names[i] == name}) == 1 for name in set(names))
+    assert np.bincount(fold).min() >= 0.8 * np.bincount(fold).max()
+
+
+def test_near_duplicates_are_found_and_kept_out_of_the_fit() -> None:
+    text = (
+        "The two sides agreed to meet again in the spring and to leave the hardest question for last, officials said."
+    )
+    other = "A quite different story about the price of bread in a northern town where nobody had expected any change."
+    pairs = splits.near_duplicates([text, other, text + " More follows.", other.replace("bread", "milk")])
+    assert pairs.tolist() == [[0, 2], [1, 3]]
+    assert splits.shadows(pairs, np.array([True, False, False, False])).tolist() == [False, False, True, False]
+    folds = Folds(np.array([0, 0, 1, 1]), pairs)
+    assert folds.fitted[0].tolist() == [False, False, False, False]
+
+
+def test_augmentation_is_a_shared_copy_and_one_of_the_topic(bundle: Bundle) -> None:
+    matrix = feature_matrix(bundle.scorer.model.features, ["Crimea is ours", "sanctions hurt", "flights"])
+    topic = np.array([2, 0, 1])
+    augmented = augment(matrix, topic, 3).toarray().reshape(3, 4, -1)
+    for row in range(3):
+        for block in range(4):
+            expected = matrix[[row]].toarray()[0] * (block in (0, 1 + topic[row]))
+            np.testing.assert_array_equal(augmented[row, block], expected)
+
+
+def test_platt_and_tempering_recover_the_probabilities_that_made_the_labels() -> None:
+    random = np.random.default_rng(1)
+    logits = random.normal(0, 3, 20_000)
+    platt = fit_platt(logits, random.random(20_000) < sigmoid(0.4 * logits - 1.5))
+    assert platt == pytest.approx((0.4, -1.5), abs=0.05)
+    three = random.normal(0, 2, (20_000, 3))
+    true = softmax(0.5 * three + np.array([0.5, -0.5, 0.0]))
+    drawn = (true.cumsum(axis=1) < random.random((20_000, 1))).sum(axis=1)
+    tempering = fit_tempering(three, drawn)
+    assert tempering.slope == pytest.approx(0.5, abs=0.03)
+    np.testing.assert_allclose(tempering.offset - tempering.offset.mean(), [0.5, -0.5, 0.0], atol=0.06)
+
+
+def test_half_the_best_f1_is_the_threshold_that_reaches_it() -> None:
+    random = np.random.default_rng(2)
+    scores = random.beta(0.5, 2, 50_000)
+    present = random.random(50_000) < scores
+
+    def f1(threshold: float) -> float:
+        chosen = scores >= threshold
+        return float(2 * (chosen & present).sum() / (chosen.sum() + present.sum()))
+
+    assert f1(best_f1(scores, present) / 2) == pytest.approx(max(f1(t) for t in np.linspace(0, 1, 200)), abs=0.005)
+
+
+def test_the_seed_bundle_is_calibrated_on_what_it_has_not_seen(bundle: Bundle) -> None:
+    metrics = bundle.manifest.metrics
+    assert metrics["topics"]["ece"]["value"] < 0.03
+    assert metrics["stance"]["ece"]["value"] < 0.1
+
+
+def test_bad_rows_stop_a_training_before_anything_is_fitted(tmp_path: Path) -> None:
+    write_small(tmp_path)
+    path = tmp_path / "examples.jsonl"
+    path.write_text(path.read_text() + '{"text": "x", "topics": {"tea": "meh"}}\n{"text": "y"}\n')
+    told: list[Progress] = []
+    with pytest.raises(InvalidData) as caught:
+        train(path, tmp_path / "taxonomy.toml", tmp_path / "bundle", tell=told.append)
+    assert len(caught.value.faults) == 2
+    assert told == []
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_an_output_in_use_is_refused_before_anything_is_fitted(tmp_path: Path) -> None:
+    write_small(tmp_path)
+    with pytest.raises(BundleError, match="name a new folder"):
+        train(tmp_path / "examples.jsonl", tmp_path / "taxonomy.toml", tmp_path)
+
+
+def test_a_topic_without_examples_is_never_present_and_is_warned_of(tmp_path: Path) -> None:
+    write_small(tmp_path)
+    source = (tmp_path / "taxonomy.toml").read_text()
+    (tmp_path / "taxonomy.toml").write_text(source + '\n[[topic]]\nid = "moon"\nproposition = "Ours."\n')
+    path = train(
+        tmp_path / "examples.jsonl", tmp_path / "taxonomy.toml", tmp_path / "bundle", Options(holdout=0, jobs=1)
+    )
+    bundle = load_bundle(path)
+    moon = next(t for t in bundle.scorer.classify("The moon.", topics=["moon"]).topics if t.topic == "moon")
+    assert moon.decision == "absent" and moon.score < 0.01
+    assert "moon: 0 paragraphs to fit on" in bundle.card
+    assert bundle.manifest.metrics == {}
+
+
+def test_the_child_process_tells_its_progress_as_json_lines(tmp_path: Path) -> None:
+    write_small(tmp_path)
+    command = [sys.executable, "-m", "training", str(tmp_path / "examples.jsonl"), "--taxonomy"]
+    command += [str(tmp_path / "taxonomy.toml"), "-o", str(tmp_path / "bundle")]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    lines = [json.loads(line) for line in run.stdout.splitlines()]
+    fractions = [line["fraction"] for line in lines]
+    assert fractions == sorted(fractions) and fractions[-1] == 1
+    assert lines[-1]["phase"] == "done" and load_bundle(lines[-1]["message"])
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert again.returncode == 1 and "never changed" in json.loads(again.stdout.splitlines()[-1])["errors"][0]
+
+
+def test_the_report_stands_alone_and_shows_its_plots(bundle_path: Path) -> None:
+    page = (bundle_path / "report.html").read_text()
+    for title in ("Precision and recall", "Reliability", "Stance confusion", "Learning curve", "Strongest words"):
+        assert f"<h2>{title}</h2>" in page
+    assert page.count("<svg ") == 5
+    assert "<script" not in page and "src=" not in page and "http://127" not in page
+
+
+def test_the_bands_are_short_of_the_thresholds(bundle: Bundle) -> None:
+    rules = bundle.manifest.rules
+    assert all(0 < rule.uncertain_from <= rule.threshold < 1 for rule in rules.topics.values())
+    assert 1 / 3 < rules.stance_certain_from < 1
