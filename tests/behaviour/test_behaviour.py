@@ -34,6 +34,7 @@ def changed(bundle: Bundle, texts: list[str], swaps: list[tuple[str, str]]) -> t
         [("Kyiv", "Kiev")],
         [("Zelenskyy", "Zelensky"), ("Zelenskiy", "Zelensky")],
         [("’", "'"), ("“", '"'), ("”", '"')],
+        [("'", "’")],
         [("—", "-"), ("–", "-")],
         [(" per cent", "%"), (" percent", "%")],
         [("Ryabkov", "Morozov"), ("Peskov", "Orlov"), ("Zakharova", "Lebedeva")],
