@@ -98,7 +98,10 @@ class Replay:
                         check=True,
                     )
             elif step["instruction"] == "RUN":
-                environment = {"PATH": f"{Path(sys.base_prefix) / 'bin'}:{os.environ['PATH']}", "HOME": str(self.folder)}
+                environment = {
+                    "PATH": f"{Path(sys.base_prefix) / 'bin'}:{os.environ['PATH']}",
+                    "HOME": str(self.folder),
+                }
                 environment |= {name: os.environ[name] for name in os.environ if name.startswith("PIP_")}
                 done = subprocess.run(
                     self.command(value), cwd=self.work, env=environment, capture_output=True, text=True, timeout=500
