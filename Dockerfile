@@ -19,6 +19,6 @@ COPY --from=build /opt/stancery/bundle /opt/stancery/bundle
 ENV PATH=/opt/stancery/venv/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 STANCERY_BUNDLE=/opt/stancery/bundle STANCERY_HOST=0.0.0.0 STANCERY_PORT=8000
 USER 10001
 EXPOSE 8000
-HEALTHCHECK --interval=10s --timeout=3s --start-period=10s --retries=3 CMD ["python3", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/readyz', timeout=2)"]
+HEALTHCHECK --interval=10s --timeout=3s --start-period=10s --retries=3 CMD ["python3", "-c", "import os, urllib.request; urllib.request.urlopen('http://127.0.0.1:' + os.environ['STANCERY_PORT'] + '/readyz', timeout=2)"]
 STOPSIGNAL SIGTERM
 CMD ["stancery", "serve"]

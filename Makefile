@@ -1,8 +1,6 @@
 # Each target makes .venv and installs what it needs, once: the stamps say what is there.
 PYTHON ?= python3
 BIN := .venv/bin
-HOST ?= 127.0.0.1
-PORT ?= 8000
 EXAMPLES ?= seeds/paragraphs.jsonl
 TAXONOMY ?= seeds/taxonomy.toml
 
@@ -27,8 +25,8 @@ var/seeds: .venv/train $(EXAMPLES) $(TAXONOMY)
 	$(BIN)/stancery train $(EXAMPLES) --taxonomy $(TAXONOMY)
 	touch $@
 
-serve: var/seeds  ## Fit the seeds if need be, and serve on $(HOST):$(PORT)
-	exec $(BIN)/stancery serve --host $(HOST) --port $(PORT)
+serve: var/seeds  ## Fit the seeds if need be, and serve; STANCERY_PORT and the like set how
+	exec $(BIN)/stancery serve
 
 train: .venv/train  ## Fit EXAMPLES with TAXONOMY (the seeds by default) into var/bundles
 	$(BIN)/stancery train $(EXAMPLES) --taxonomy $(TAXONOMY)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -85,11 +86,11 @@ def load(path: str | Path) -> Classifier:
     return Classifier(load_bundle(path))
 
 
-def option(name: str, **attributes: Any) -> Callable[[F], F]:
+def option(name: str, *short: str, **attributes: Any) -> Callable[[F], F]:
     """An option that the environment can set too: ``--max-body-bytes`` is ``STANCERY_MAX_BODY_BYTES``."""
     variable = "STANCERY_" + name.removeprefix("--").replace("-", "_").upper()
     attributes.setdefault("show_default", True)
-    return click.option(name, envvar=variable, show_envvar=True, **attributes)
+    return click.option(name, *short, envvar=variable, show_envvar=True, **attributes)
 
 
 def home_option(command: F) -> F:
@@ -109,6 +110,21 @@ def bundle_of(home: Path, given: Path | None) -> Path:
     return found[0]
 
 
+@contextmanager
+def replacing(path: str) -> Iterator[IO[bytes]]:
+    """Open a file that takes the place of `path` only once it is whole; ``-`` is standard output."""
+    if path == "-":
+        yield sys.stdout.buffer
+        return
+    part = Path(f"{path}.part")
+    try:
+        with part.open("wb") as stream:
+            yield stream
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
 def bundles_at(home: Path) -> list[Path]:
     """Return the bundles at home, newest first."""
     found = [path.parent for path in (home / "bundles").glob("[!.]*/manifest.json")]
@@ -126,11 +142,13 @@ class Commands(click.Group):
         except InvalidData as error:
             for fault in error.faults:
                 click.echo(fault, err=True)
-            click.echo(f"{len(error.faults)} fault(s); nothing was done.", err=True)
             ctx.exit(2)
         except StanceryError as error:
             click.echo(f"Error: {error}", err=True)
             ctx.exit(2 if isinstance(error, InvalidParagraph) else 1)
+        except OSError as error:
+            click.echo(f"Error: {error.filename or ''}: {error.strerror or error}", err=True)
+            ctx.exit(1)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -159,6 +177,12 @@ def main() -> None:
 @option("--max-paragraphs", default=1024, type=click.IntRange(1), help="Most paragraphs in a request.")
 @option("--max-paragraph-chars", default=20_000, type=click.IntRange(1), help="Longest paragraph.")
 @option(
+    "--max-explained-chars",
+    default=50_000,
+    type=click.IntRange(1),
+    help="Most text in a request that asks for every contribution.",
+)
+@option(
     "--stream-spool-bytes",
     default=256_000_000,
     type=click.IntRange(1),
@@ -176,22 +200,23 @@ def serve(home: Path, bundle: Path | None, **settings: Any) -> None:
     from service.app import serve as run
     from service.settings import Settings
 
-    run(Settings(bundle=bundle_of(home, bundle), **settings))
+    try:
+        run(Settings(bundle=bundle_of(home, bundle), **settings))
+    except SystemExit as ended:
+        raise click.ClickException("the server could not start; its log says why") from ended
 
 
 @main.command()
 @click.argument("file")
 @home_option
 @option("--bundle", type=click.Path(path_type=Path), help="The bundle to score with.  [default: the newest at home]")
-@click.option("--output", "-o", default="-", show_default=True, help="Where to; .jsonl or .csv.")
-@click.option(
+@option("--output", "-o", default="-", show_default=True, help="Where to; .jsonl or .csv.")
+@option(
     "--format", type=click.Choice(["jsonl", "csv", "parquet", "text"]), help="Format of FILE, if not by its extension."
 )
-@click.option(
-    "--output-format", type=click.Choice(["jsonl", "csv"]), help="Format of the output, if not by its extension."
-)
-@click.option("--topics", default="", help="Topics to answer for whether or not present, parted by commas.")
-@click.option("--explain", is_flag=True, help="Give every chunk that carries weight, and the bias.")
+@option("--output-format", type=click.Choice(["jsonl", "csv"]), help="Format of the output, if not by its extension.")
+@option("--topics", default="", help="Topics to answer for whether or not present, parted by commas.")
+@option("--explain", is_flag=True, help="Give every chunk that carries weight, and the bias.")
 def classify(
     file: str,
     home: Path,
@@ -217,7 +242,7 @@ def classify(
     scorer = load_bundle(bundle_of(home, bundle)).scorer
     names = [name for name in topics.split(",") if name]
     scorer.check_topics(names)
-    with click.open_file(output, "wb") as stream:
+    with replacing(output) as stream:
         writer = tables.Writer(stream, write_as)
         for row in tqdm(tables.read_rows(file, read_as), unit=" paragraphs", disable=None):
             writer.write(scorer.classify(row.text, id=row.id, topics=names, explain=explain))
@@ -227,7 +252,7 @@ def classify(
 @click.argument("examples", type=click.Path(path_type=Path))
 @option("--taxonomy", required=True, type=click.Path(path_type=Path), help="The topics and propositions, TOML.")
 @option("--family", default="linear", type=click.Choice(["linear"]), help="How the classifier is built.")
-@click.option(
+@option(
     "--output", "-o", type=click.Path(path_type=Path), help="The bundle's folder.  [default: by its version, at home]"
 )
 @home_option
@@ -238,7 +263,7 @@ def classify(
     help="Part of the documents to measure on, never fitted on.",
 )
 @option("--seed", default=0, type=int, help="Deals documents to folds, and draws the intervals.")
-@option("--jobs", default=2, type=click.IntRange(1), help="Threads that fit.")
+@option("--jobs", default=2, type=click.IntRange(1), help="Processes that fit.")
 def train(
     examples: Path, taxonomy: Path, family: str, output: Path | None, home: Path, holdout: float, seed: int, jobs: int
 ) -> None:
@@ -267,7 +292,7 @@ def train(
 @main.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("examples", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print every figure as JSON.")
+@option("--json", "as_json", is_flag=True, help="Print every figure as JSON.")
 @option("--seed", default=0, type=int, help="Draws the intervals.")
 def evaluate(bundle: Path, examples: Path, as_json: bool, seed: int) -> None:
     """Measure BUNDLE on EXAMPLES, every figure with its interval. Never measure on what it was fitted on."""
@@ -325,9 +350,14 @@ def models() -> None:
 def list_models(home: Path) -> None:
     """List the bundles at home, newest first."""
     from models.bundle import read_manifest
+    from models.errors import BundleError
 
     for path in bundles_at(home):
-        manifest = read_manifest(path)
+        try:
+            manifest = read_manifest(path)
+        except BundleError as error:
+            click.echo(f"{path.name}  {error}", err=True)
+            continue
         click.echo(f"{manifest.version}  {manifest.created}  {manifest.headline().get('topic macro-F1', '')}")
 
 
@@ -342,8 +372,8 @@ def show(bundle: Path) -> None:
 
 @models.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--format", type=click.Choice(["joblib"]), default="joblib", show_default=True, help="What to write.")
-@click.option("--output", "-o", type=click.Path(path_type=Path), required=True, help="The file to write.")
+@option("--format", type=click.Choice(["joblib"]), default="joblib", show_default=True, help="What to write.")
+@option("--output", "-o", type=click.Path(path_type=Path), required=True, help="The file to write.")
 def export(bundle: Path, format: str, output: Path) -> None:  # noqa: ARG001 - one format so far
     """Hand BUNDLE to a notebook as plain scikit-learn pipelines.
 

@@ -1,9 +1,9 @@
 """Accuracy on the held-out seeds and, where there are any, on folders of real text with ``test.jsonl``.
 
 Run ``python -m benchmarks.accuracy [DIR ...]``. A DIR holds ``test.jsonl`` and either its own ``taxonomy.toml`` and
-``train.jsonl``, which are then fitted with default settings, or rows labelled with the seeds' taxonomy, which the seeds'
-bundle is measured on. Beside it stands the peer: scikit-learn's TF-IDF and logistic regression, untuned, no calibration,
-one stance head with features shared across topics plus a copy per topic. Nothing is chosen on a test part.
+``train.jsonl``, which are then fitted with default settings, or rows labelled with the seeds' taxonomy, on which the
+seeds' bundle is measured. Beside it stands the peer: scikit-learn's TF-IDF and logistic regression, untuned, no
+calibration, one stance head with features shared across topics plus a copy per topic. Nothing is chosen on a test part.
 """
 
 from __future__ import annotations

@@ -123,7 +123,7 @@ def arrays_of(model: LinearModel) -> dict[str, NDArray[Any]]:
 
 
 def content_files(taxonomy: Taxonomy, model: LinearModel) -> dict[str, bytes]:
-    """Return the files that make a bundle score as it does; the version is their digest."""
+    """Return the files that hold a model: its weights, its vocabulary and its taxonomy."""
     return {
         WEIGHTS: save_arrays(arrays_of(model)),
         VOCABULARY: msgspec.json.encode({"words": list(model.features.words), "chars": list(model.features.chars)}),

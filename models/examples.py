@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -84,7 +85,7 @@ def read_examples(path: str | Path, taxonomy: Taxonomy) -> list[Example]:
     lines_of: dict[str, int] = {}
     known = frozenset(taxonomy.ids)
     with_stance = frozenset(topic.id for topic in taxonomy.topics if topic.proposition)
-    for number, line in enumerate(data.split(b"\n"), 1):
+    for number, line in enumerate(data.removeprefix(codecs.BOM_UTF8).split(b"\n"), 1):
         if not line.strip():
             continue
         row, found = _parse(line)
@@ -138,7 +139,7 @@ def _check(
         faults.append(f"text: {fault}")
     topics: dict[str, str | None] = {}
     for name, stance in _topic_items(row.get("topics")):
-        if name not in known:
+        if not isinstance(name, str) or name not in known:
             faults.append(f"topics: {name!r} is not one of {', '.join(sorted(known))}")
             continue
         label = canonical_stance(stance)

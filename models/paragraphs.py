@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 _FORBIDDEN = re.compile("[\0\ud800-\udfff]")
-_BLANK_LINES = re.compile(r"(?:\r\n|\r|\n)[^\S\r\n]*(?:\r\n|\r|\n)\s*")
+_BLANK_LINES = re.compile(r"(?>\r\n|\r|\n)[^\S\r\n]*(?:\r\n|\r|\n)\s*")
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _SENTENCE_END = re.compile(r"[.!?…:;][\"”’»')\]]*$")
 _LIST_MARK = re.compile(r"(?:[-–—•*·]|\d{1,3}[.)]|Q[.:]?|A[.:]|[A-Z][A-Z. ]{2,30}:)\s")

@@ -21,7 +21,7 @@ _SHOWN_SPANS = 5
 # A span is worth showing when it carries at least this part of what the heaviest one does.
 _SHOWN_PART = 0.25
 _LINK_PART = 0.1
-_EDGES = re.compile(r"^[\W_]+|[\W_]+$")
+_LETTER = re.compile(r"[^\W_]")
 
 TopicDecision = Literal["present", "absent", "uncertain"]
 StanceLabel = Literal["favor", "against", "neutral"]
@@ -190,10 +190,10 @@ def _evidence(text: str, parts: Contributions, explain: bool) -> tuple[list[Evid
         if shown and weight < _SHOWN_PART * shown[0].weight:
             break
         start, end = parts.spans[stretch.start][0], parts.spans[stretch.stop - 1][1]
-        inner = _EDGES.sub("", text[start:end])
-        start += text[start:end].find(inner)
-        if inner:
-            shown.append(Evidence(start, start + len(inner), inner, weight))
+        if first := _LETTER.search(text, start, end):
+            while not _LETTER.match(text[end - 1]):
+                end -= 1
+            shown.append(Evidence(first.start(), end, text[first.start() : end], weight))
     return shown, None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import sys
@@ -97,6 +98,8 @@ def _row(path: str, line: int, id: object, text: object) -> Row:
 
 def _read_jsonl(path: str, stream: IO[bytes]) -> Iterator[Row]:
     for number, line in enumerate(stream, 1):
+        if number == 1:
+            line = line.removeprefix(codecs.BOM_UTF8)
         if not line.strip():
             continue
         try:

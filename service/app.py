@@ -41,7 +41,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(router)
     problems.install(app)
     app.add_middleware(RequestLog, metrics=metrics)
-    app.openapi = openapi.describe(app, bundle, settings)  # type: ignore[method-assign]
+    app.openapi = openapi.describe(app, bundle)  # type: ignore[method-assign]
     return app
 
 

@@ -42,14 +42,24 @@ def classify(bundle: Bundle, request: ClassifyRequest, settings: Settings) -> Cl
     if request.model is not None and request.model != bundle.manifest.version:
         raise invalid("model", f"no such version here; allowed is {bundle.manifest.version}")
     bundle.scorer.check_topics(request.topics)
+    request = msgspec.structs.replace(request, topics=list(dict.fromkeys(request.topics)))
     if (request.text is None) == (request.paragraphs is None):
         raise invalid("text", "either text or paragraphs is needed, and not both")
+    if request.explain and (length := _length(request)) > settings.max_explained_chars:
+        limit = settings.max_explained_chars
+        raise invalid("explain", f"{length:,} characters of text; at most {limit:,} are explained in one request")
     results = (
         _article(bundle, request.text, request, settings)
         if request.text is not None
         else _paragraphs(bundle, request.paragraphs or [], request, settings)
     )
     return ClassifyResponse(bundle.manifest.version, bundle.taxonomy.hash, results)
+
+
+def _length(request: ClassifyRequest) -> int:
+    if request.text is not None:
+        return len(request.text)
+    return sum(len(item if isinstance(item, str) else item.text) for item in request.paragraphs or [])
 
 
 def paragraph_fault(text: str, settings: Settings) -> str | None:

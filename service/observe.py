@@ -43,7 +43,7 @@ class Metrics:
         self.seconds = Histogram(
             "stancery_request_seconds", "Time to answer.", ["route"], buckets=_BUCKETS, registry=self.registry
         )
-        self.paragraphs = Counter("stancery_paragraphs", "Paragraphs taken in.", registry=self.registry)
+        self.paragraphs = Counter("stancery_paragraphs", "Paragraphs labelled.", registry=self.registry)
         self.decisions = Counter("stancery_decisions", "Paragraphs by decision.", ["decision"], registry=self.registry)
         self.topics = Counter(
             "stancery_topics", "Topics found present, by stance decision.", ["topic", "stance"], registry=self.registry
@@ -51,7 +51,8 @@ class Metrics:
         self.model = Gauge("stancery_model", "1 for the version that serves.", ["version"], registry=self.registry)
 
     def count(self, results: list[Result]) -> None:
-        """Count the decisions of a request's results."""
+        """Count paragraphs by what was decided of them."""
+        self.paragraphs.inc(len(results))
         for result in results:
             self.decisions.labels(result.decision).inc()
             for topic in result.topics:
@@ -90,6 +91,10 @@ class RequestLog:
 
         try:
             await self._app(scope, receive, watch)
+        except Exception:
+            # The answer to this is made outside of here.
+            status = status or 500
+            raise
         finally:
             seconds = time.perf_counter() - start
             # The path as sent may hold anything; the route is ours.

@@ -11,7 +11,6 @@ from fastapi.openapi.utils import get_openapi
 
 from models.bundle import Bundle
 from service import problems, stream
-from service.classify import classify
 from service.schemas import (
     ClassifyRequest,
     ClassifyResponse,
@@ -22,7 +21,6 @@ from service.schemas import (
     StreamLine,
     TaxonomyResponse,
 )
-from service.settings import Settings
 
 _JSON = "application/json"
 _ANSWERS: dict[tuple[str, str], tuple[str, type]] = {
@@ -46,18 +44,18 @@ _STREAM_PARAMETERS = (
 )
 
 
-def describe(app: FastAPI, bundle: Bundle, settings: Settings) -> Callable[[], dict[str, Any]]:
+def describe(app: FastAPI, bundle: Bundle) -> Callable[[], dict[str, Any]]:
     """Return what FastAPI calls for ``/openapi.json``; the document is made at the first call."""
 
     def document() -> dict[str, Any]:
         if app.openapi_schema is None:
-            app.openapi_schema = _document(app, bundle, settings)
+            app.openapi_schema = _document(app, bundle)
         return app.openapi_schema
 
     return document
 
 
-def _document(app: FastAPI, bundle: Bundle, settings: Settings) -> dict[str, Any]:
+def _document(app: FastAPI, bundle: Bundle) -> dict[str, Any]:
     document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
     structs = [ClassifyRequest, ParagraphIn, problems.ProblemBody, *(struct for _, struct in _ANSWERS.values())]
     references, components = msgspec.json.schema_components(structs, ref_template="#/components/schemas/{name}")
@@ -75,17 +73,15 @@ def _document(app: FastAPI, bundle: Bundle, settings: Settings) -> dict[str, Any
                 for status in _PROBLEMS.get(path, ())
             },
         }
-    _add_classify(document["paths"], reference, bundle, settings)
+    _add_classify(document["paths"], reference, bundle)
     return document
 
 
-def _add_classify(
-    paths: dict[str, Any], reference: dict[type, dict[str, Any]], bundle: Bundle, settings: Settings
-) -> None:
+def _add_classify(paths: dict[str, Any], reference: dict[type, dict[str, Any]], bundle: Bundle) -> None:
     """Describe what the two classify routes take, with a paragraph that the model knows and its real answer."""
     text = bundle.manifest.canaries[0].text
-    example = ClassifyRequest(paragraphs=[text])
-    answer = msgspec.to_builtins(classify(bundle, example, settings))
+    results = [bundle.scorer.classify(text)]
+    answer = msgspec.to_builtins(ClassifyResponse(bundle.manifest.version, bundle.taxonomy.hash, results))
     post = paths["/v1/classify"]["post"]
     post["requestBody"] = {
         "required": True,

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from models.errors import InvalidParagraph
 
 MEDIA_TYPE = "application/problem+json"
-_AT = re.compile(r"(?P<message>.*?)(?: - at `(?P<path>.*)`)?", re.DOTALL)
+_AT = re.compile(r"(?P<message>.*?)(?: - at `(?P<path>\$(?:\.[A-Za-z_]+|\[(?:\d+|\.\.\.)\])*)`)?", re.DOTALL)
 _UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,39}")
 

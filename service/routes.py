@@ -18,7 +18,7 @@ from service.body import read_body
 from service.classify import classify, decode
 from service.observe import Metrics, log
 from service.problems import Fault, Problem, invalid
-from service.schemas import Health, ModelDetail, ModelsResponse, ModelSummary, TaxonomyResponse
+from service.schemas import Health, ModelDetail, ModelsResponse, ModelSummary, StreamLine, TaxonomyResponse
 from service.settings import Settings
 from service.stream import Options, StreamResponse
 
@@ -60,7 +60,6 @@ async def post_classify(request: Request) -> Response:
         return msgspec.json.encode(answer), len(answer.results)
 
     encoded, count = await run_sync(work, limiter=service.threads)
-    service.metrics.paragraphs.inc(count)
     request.scope["stancery"].update(paragraphs=count, model=service.bundle.manifest.version)
     return Response(encoded, media_type="application/json")
 
@@ -76,9 +75,9 @@ async def post_classify_stream(request: Request) -> Any:
     seen = request.scope["stancery"]
     seen.update(paragraphs=0, model=service.bundle.manifest.version)
 
-    def count(lines: int) -> None:
-        seen["paragraphs"] += lines
-        service.metrics.paragraphs.inc(lines)
+    def count(answers: list[StreamLine]) -> None:
+        seen["paragraphs"] += len(answers)
+        service.metrics.count([answer.result for answer in answers if answer.result])
 
     return StreamResponse(service.bundle, options, service.settings, service.threads, count)
 

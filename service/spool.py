@@ -18,16 +18,18 @@ class Spool:
     Parameters
     ----------
     limit : int
-        Bytes that may wait; beyond them the writer waits.
+        Bytes that the file may hold; beyond them the writer waits until the reader has fetched them all.
 
     Attributes
     ----------
     total : int
         Bytes put in since the start.
+    taken : int
+        Bytes fetched since the start.
     """
 
     def __init__(self, limit: int) -> None:
-        self.total = 0
+        self.total = self.taken = 0
         self._limit = limit
         self._file = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115 - closed by close()
         self._read = self._written = 0
@@ -37,7 +39,8 @@ class Spool:
     async def put(self, data: bytes) -> None:
         """Append `data` once there is room."""
         async with self._changed:
-            while self._written - self._read >= self._limit:
+            # Room is made only when the reader has caught up: the file is then cut to nothing.
+            while self._written >= self._limit:
                 await self._changed.wait()
             self._file.seek(self._written)
             self._file.write(data)
@@ -59,6 +62,7 @@ class Spool:
             self._file.seek(self._read)
             data = self._file.read(min(_PIECE, self._written - self._read))
             self._read += len(data)
+            self.taken += len(data)
             if self._read == self._written:
                 self._file.seek(0)
                 self._file.truncate()

@@ -55,7 +55,7 @@ class StreamResponse(Response):
         options: Options,
         settings: Settings,
         limiter: CapacityLimiter,
-        count: Callable[[int], None],
+        count: Callable[[list[StreamLine]], None],
     ) -> None:
         super().__init__(media_type=MEDIA_TYPE)
         self._bundle = bundle
@@ -81,10 +81,26 @@ class StreamResponse(Response):
             spool.close()
 
     async def _score(self, receive: Receive, spool: Spool) -> None:
-        async for batch in _batches(receive, self._settings.max_body_bytes):
-            self._count(len(batch))
+        patient = self._patient(receive, spool)
+        # Explained answers are long: one at a time keeps memory flat.
+        size = 1 if self._options.explain else _BATCH
+        async for batch in _batches(patient, self._settings.max_body_bytes, size):
             await spool.put(await run_sync(self._answer, batch, limiter=self._limiter))
         await spool.end()
+
+    def _patient(self, receive: Receive, spool: Spool) -> Receive:
+        """Receive, and give the client up when it neither sends nor takes anything for too long."""
+
+        async def patient() -> Message:
+            while True:
+                before = spool.taken
+                try:
+                    return await asyncio.wait_for(receive(), self._settings.stream_stall_seconds)
+                except TimeoutError:
+                    if spool.taken == before:
+                        raise Stalled from None
+
+        return patient
 
     async def _send(self, send: Send, message: Message, spool: Spool) -> None:
         """Send, and give the client up when it neither takes nor sends anything for too long."""
@@ -101,7 +117,9 @@ class StreamResponse(Response):
             sending.cancel()
 
     def _answer(self, batch: list[Line]) -> bytes:
-        return b"".join(_encoder.encode(self._answer_line(line)) + b"\n" for line in batch)
+        answers = [self._answer_line(line) for line in batch]
+        self._count(answers)
+        return b"".join(_encoder.encode(answer) + b"\n" for answer in answers)
 
     def _answer_line(self, line: Line) -> StreamLine:
         version = self._bundle.manifest.version
@@ -137,8 +155,8 @@ class StreamResponse(Response):
             raise invalid("text", fault)
 
 
-async def _batches(receive: Receive, limit: int) -> AsyncIterator[list[Line]]:
-    """Yield the body's lines that are not blank, as they come in, at most `_BATCH` at once."""
+async def _batches(receive: Receive, limit: int, size: int) -> AsyncIterator[list[Line]]:
+    """Yield the body's lines that are not blank, as they come in, at most `size` at once."""
     number, pending, skipping, more = 0, b"", False, True
     while more:
         message = await receive()
@@ -157,7 +175,7 @@ async def _batches(receive: Receive, limit: int) -> AsyncIterator[list[Line]]:
                 skipping = False
             elif piece.strip():
                 batch.append(Line(number, piece))
-            if len(batch) == _BATCH:
+            if len(batch) == size:
                 yield batch
                 batch = []
         if batch:

@@ -64,7 +64,8 @@ def fit_platt(logits: FloatArray, present: NDArray[np.bool_]) -> Platt:
 
 
 def fit_tempering(logits: FloatArray, stance: NDArray[np.int64]) -> Tempering:
-    """Fit one temperature and a bias per stance to held-out logits (Guo et al. 2017, section 4.2, with a common slope).
+    """Fit one temperature and a bias per stance to held-out logits (bias-corrected temperature scaling,
+    Alexandari, Kundaje and Shrikumar 2020).
 
     Parameters
     ----------
@@ -93,7 +94,9 @@ def best_f1(scores: FloatArray, present: NDArray[np.bool_]) -> float:
     order = np.argsort(-scores, kind="stable")
     hits = np.cumsum(present[order])
     f1 = 2 * hits / (np.arange(1, len(scores) + 1) + present.sum())
-    return float(f1.max(initial=0.0))
+    # A threshold takes all paragraphs of one score or none.
+    last_of_tie = np.append(np.diff(scores[order]) != 0, True)[: len(scores)]
+    return float(f1[last_of_tie].max(initial=0.0))
 
 
 def choose_rules(

@@ -145,12 +145,13 @@ def _ratio(part: FloatArray, whole: FloatArray, empty: float = np.nan) -> FloatA
 
 
 def _prf(hits: FloatArray, predicted: FloatArray, gold: FloatArray) -> dict[str, FloatArray]:
-    """Precision, recall and F1; F1 is 0 where there is something to find or to retract and no hit, else undefined."""
-    return {
-        "precision": _ratio(hits, predicted),
-        "recall": _ratio(hits, gold),
-        "f1": _ratio(2 * hits, predicted + gold),
-    }
+    """Precision, recall and F1: 0 where nothing was hit, undefined where nothing is gold and nothing predicted."""
+    there = (predicted + gold) > 0
+
+    def part(whole: FloatArray) -> FloatArray:
+        return np.where(there, _ratio(hits, whole, empty=0.0), np.nan)
+
+    return {"precision": part(predicted), "recall": part(gold), "f1": _ratio(2 * hits, predicted + gold)}
 
 
 def _mean(values: FloatArray) -> FloatArray:

@@ -142,7 +142,8 @@ def draw(
         drawn.append(
             (
                 "Reliability",
-                "On the dashed line a probability of 0.7 comes true seven times in ten. Bars are 95 % intervals.",
+                "On the dashed line a probability of 0.7 comes true seven times in ten. Bars are Wilson's 95 % "
+                "intervals, which take the pairs of a document for independent.",
                 plots.reliability(curves),
             )
         )
@@ -164,7 +165,8 @@ def draw(
         drawn.append(
             (
                 "Learning curve",
-                "Still rising on the right: more labels will help. All points are measured on the same held-out part.",
+                "Still rising on the right: more labels will help. Every point is measured on the same held-out part, "
+                "under the calibration and thresholds of the whole.",
                 plots.learning_curve(
                     [int(point["paragraphs"]) for point in curve],
                     [point["topic_macro_f1"] for point in curve],

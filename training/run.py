@@ -14,6 +14,7 @@ from itertools import compress
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -36,7 +37,7 @@ _LIBRARIES = ("joblib", "numpy", "safetensors", "scikit-learn", "scipy")
 
 @dataclass(frozen=True)
 class Options:
-    """How to train. ``holdout`` is the part of the groups that is only measured on; ``jobs`` threads fit heads."""
+    """How to train. ``holdout`` is the part of the groups that is only measured on; ``jobs`` processes fit heads."""
 
     family: str = FAMILY
     holdout: float = 0.1
@@ -95,7 +96,7 @@ def train(
         The bundle's folder. It must not hold anything yet.
     options : Options, optional
     tell : callable
-        Receives a Progress now and then, from any thread.
+        Receives a Progress now and then.
 
     Returns
     -------
@@ -112,7 +113,7 @@ def train(
     options = options or Options()
     if options.family != FAMILY:
         raise InvalidData([f"family: {options.family!r} is not one of {FAMILY}"])
-    if isinstance(output, Path) and output.exists() and any(output.iterdir()):
+    if isinstance(output, Path) and output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise BundleError(f"{output}: exists already, and a bundle is never changed once written; name a new folder")
     taxonomy = read_taxonomy(taxonomy_path)
     examples = read_examples(examples_path, taxonomy)
@@ -181,7 +182,21 @@ def train(
     teller.phase("write", "drawing the report and writing the bundle")
     warnings = _warnings(taxonomy, labels, pairs)
     files = content_files(taxonomy, scorer.model)
-    content = hashlib.sha256(b"".join(hashlib.sha256(files[name]).digest() for name in sorted(files))).hexdigest()
+    settings = {
+        "holdout": options.holdout,
+        "folds": n_folds,
+        "seed": options.seed,
+        "topic_c": topic_c,
+        "stance_c": stance_c,
+        "chosen_from": {"topic_c": TOPIC_GRID, "stance_c": STANCE_GRID, "by": "out-of-fold log loss"},
+        "min_df": linear.MIN_DF,
+        "word_ngrams": WORD_NGRAMS,
+        "char_ngrams": CHAR_NGRAMS,
+    }
+    data_hash = examples_hash(examples)
+    # The version names what scores, how it decides, and what it was fitted and measured on.
+    named = [*(files[name] for name in sorted(files)), msgspec.json.encode([rules, settings, data_hash])]
+    content = hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in named)).hexdigest()
     manifest = Manifest(
         format=FORMAT,
         family=FAMILY,
@@ -189,19 +204,9 @@ def train(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         parent=None,
         taxonomy_hash=taxonomy.hash,
-        examples_hash=examples_hash(examples),
+        examples_hash=data_hash,
         counts=_counts(examples, fitted, kept, groups, taxonomy),
-        settings={
-            "holdout": options.holdout,
-            "folds": n_folds,
-            "seed": options.seed,
-            "topic_c": topic_c,
-            "stance_c": stance_c,
-            "chosen_from": {"topic_c": TOPIC_GRID, "stance_c": STANCE_GRID, "by": "out-of-fold log loss"},
-            "min_df": linear.MIN_DF,
-            "word_ngrams": WORD_NGRAMS,
-            "char_ngrams": CHAR_NGRAMS,
-        },
+        settings=settings,
         rules=rules,
         rule_statements=calibration.RULE_STATEMENTS,
         calibration={
@@ -267,7 +272,7 @@ def _learning_curve(
     full: dict[str, Any],
 ) -> list[dict[str, float]]:
     """Measure fits on growing parts of the groups, under the calibration and thresholds of the whole."""
-    order = splits.folds(fitted_groups, len(set(fitted_groups)), 0).argsort(kind="stable")
+    order = splits.shuffled(fitted_groups)
     curve = []
     for part in CURVE_PARTS:
         count = round(part * len(order))

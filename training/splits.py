@@ -34,7 +34,12 @@ def near_duplicates(texts: Sequence[str]) -> NDArray[np.int64]:
     shingles = [_shingles(text) for text in texts]
     holders: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)
     pairs = []
+    first: dict[str, int] = {}
     for index, own in enumerate(shingles):
+        # Copies of one text may be so many that their shingles count as boilerplate.
+        if first.setdefault(texts[index], index) != index:
+            pairs.append((first[texts[index]], index))
+            continue
         shared: Counter[int] = Counter()
         for shingle in own:
             if len(holders[shingle]) <= _COMMON:
@@ -82,6 +87,11 @@ def folds(group_names: Sequence[str], n_folds: int, seed: int) -> NDArray[np.int
         fold_of[name] = int(load.argmin())
         load[fold_of[name]] += sizes[name]
     return np.array([fold_of[name] for name in group_names], dtype=np.int64)
+
+
+def shuffled(group_names: Sequence[str]) -> NDArray[np.int64]:
+    """Return the examples' places, groups whole and in an order that hangs on the hashes of their names alone."""
+    return np.array(sorted(range(len(group_names)), key=lambda place: _unit_hash(group_names[place])), dtype=np.int64)
 
 
 def _shingles(text: str) -> set[tuple[str, ...]]:

@@ -6,6 +6,8 @@ import pytest
 
 from models.bundle import Bundle
 from models.examples import Example
+from training.run import Options
+from training.splits import holdout
 
 Labels = dict[str, str | None]
 
@@ -129,13 +131,9 @@ def test_a_negation_pulls_the_stance_its_way(bundle: Bundle) -> None:
         assert down[0] - down[1] < up[0] - up[1], plain
 
 
-def test_near_misses_stay_off_topic(bundle: Bundle) -> None:
-    texts = [
-        "Florence Nightingale reached Scutari in November 1854, while the siege of Sevastopol dragged on.",
-        "Emirates will add a second daily flight between Dubai and Seattle from March.",
-        "Washington tightened its sanctions on Venezuelan oil and named two shipping firms in Panama.",
-        "The Israeli cabinet approved a deal to free hostages held in Gaza for Palestinian prisoners.",
-        "The Brazilian embassy in Tokyo will close for the carnival holidays and reopen on Wednesday.",
-        "Qatar signed a 27-year contract to ship liquefied natural gas to China.",
-    ]
-    assert sum(bundle.scorer.classify(text).decision == "on_topic" for text in texts) <= 1
+def test_most_unseen_off_topic_paragraphs_stay_off_topic(bundle: Bundle, seeds: list[Example]) -> None:
+    """Held-out paragraphs of no topic, most of them near misses."""
+    held = holdout([example.group for example in seeds], Options.holdout)
+    texts = [example.text for example, out in zip(seeds, held, strict=True) if out and not example.topics]
+    assert len(texts) > 100
+    assert sum(bundle.scorer.classify(text).decision == "on_topic" for text in texts) < 0.2 * len(texts)

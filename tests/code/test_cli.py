@@ -7,6 +7,7 @@ import io
 import json
 import os
 import resource
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -117,6 +118,27 @@ def test_bad_files_end_in_2_and_say_where(
     done = run("classify", str(tmp_path / name), "--bundle", str(bundle_path))
     assert done.returncode == 2
     assert reason in done.stderr and b"Traceback" not in done.stderr
+
+
+def test_an_output_is_replaced_whole_or_left_alone(bundle_path: Path, tmp_path: Path) -> None:
+    path, bad = tmp_path / "same.jsonl", tmp_path / "bad.jsonl"
+    path.write_text('"Rain."\n"Snow."\n')
+    bad.write_text('"Rain."\n{oops\n')
+    assert run("classify", str(bad), "-o", str(path), "--bundle", str(bundle_path)).returncode == 2
+    assert path.read_text() == '"Rain."\n"Snow."\n'
+    assert run("classify", str(path), "-o", str(path), "--bundle", str(bundle_path)).returncode == 0
+    assert [row["id"] for row in lines(path.read_bytes())] == ["p1", "p2"]
+    nowhere = run("classify", str(bad), "-o", str(tmp_path / "no" / "o.jsonl"), "--bundle", str(bundle_path))
+    assert nowhere.returncode == 1 and b"Traceback" not in nowhere.stderr
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["bad.jsonl", "same.jsonl"]
+
+
+def test_a_port_in_use_ends_in_1(bundle_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        done = run("serve", "--bundle", str(bundle_path), "--port", str(taken.getsockname()[1]))
+    assert done.returncode == 1
 
 
 def test_a_missing_file_an_unknown_topic_and_a_missing_bundle(bundle_path: Path, tmp_path: Path) -> None:

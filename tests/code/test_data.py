@@ -70,6 +70,18 @@ def test_topics_without_stance_are_a_list_and_off_topic_is_empty(tmp_path: Path)
     assert second.topics == {}
 
 
+def test_a_topic_that_is_no_text_is_a_fault_like_others(tmp_path: Path) -> None:
+    path = write(tmp_path / "r.jsonl", {"text": "Tea.", "topics": [{"topic": "tea"}]}, {"topics": {}})
+    with pytest.raises(InvalidData) as caught:
+        read_examples(path, TWO)
+    assert len(caught.value.faults) == 2
+
+
+def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "r.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "Tea.", "topics": {"tea": "favor"}}')
+    assert read_examples(tmp_path / "r.jsonl", TWO)[0].text == "Tea."
+
+
 def test_the_hash_is_of_the_content_and_not_of_the_layout(tmp_path: Path) -> None:
     row = {"id": "a", "text": "Tea.", "topics": {"tea": "favor"}}
     first = write(tmp_path / "a.jsonl", row)

@@ -24,10 +24,11 @@ def test_blank_lines_or_line_ends_part_paragraphs(gap: str) -> None:
     assert texts(gap.join([FIRST, SECOND, THIRD])) == [FIRST, SECOND, THIRD]
 
 
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("width", [60, 72, 80])
-def test_hard_wrapped_lines_are_joined(width: int) -> None:
+def test_hard_wrapped_lines_are_joined(width: int, line_end: str) -> None:
     wrapped = "\n\n".join(textwrap.fill(paragraph, width) for paragraph in [FIRST + " " + SECOND, SECOND, THIRD])
-    assert texts(wrapped) == [f"{FIRST} {SECOND}", SECOND, THIRD]
+    assert texts(wrapped.replace("\n", line_end)) == [f"{FIRST} {SECOND}", SECOND, THIRD]
 
 
 def test_a_wrapped_article_without_blank_lines_parts_after_short_last_lines() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from pathlib import Path
 
 import joblib
@@ -97,6 +98,14 @@ def test_removing_the_evidence_lowers_the_score_more_than_removing_other_words(
                     found.append(topic.score - bundle.scorer.topic_scores([rest])[0, index])
     assert len(drops) > 50
     assert np.mean(drops) > 3 * abs(np.mean(others))
+
+
+def test_runs_of_punctuation_cost_no_more_than_other_text(bundle: Bundle) -> None:
+    text = "Crimea" + "!" * 19_000 + "Crimea is Russian"
+    start = time.process_time()
+    bundle.scorer.classify(text)
+    # Seconds when trimming was quadratic, milliseconds since.
+    assert time.process_time() - start < 1
 
 
 def test_named_topics_are_answered_whether_present_or_not(bundle: Bundle) -> None:

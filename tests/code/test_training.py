@@ -75,6 +75,34 @@ def test_near_duplicates_are_found_and_kept_out_of_the_fit() -> None:
     assert folds.fitted[0].tolist() == [False, False, False, False]
 
 
+def test_many_copies_of_one_text_are_all_near_duplicates() -> None:
+    pairs = splits.near_duplicates(["The very same sentence stands in every one of these many paragraphs."] * 80)
+    assert {place for pair in pairs.tolist() for place in pair} == set(range(80))
+
+
+def test_half_of_a_tie_is_no_threshold() -> None:
+    assert best_f1(np.array([0.5, 0.5]), np.array([True, False])) == pytest.approx(2 / 3)
+
+
+def test_corrected_labels_are_not_answered_with_the_old_figures(tmp_path: Path) -> None:
+    write_small(tmp_path)
+    path, options = tmp_path / "examples.jsonl", Options(holdout=0.2, jobs=1)
+
+    def fit() -> Bundle:
+        home = tmp_path / "home"
+        return load_bundle(train(path, tmp_path / "taxonomy.toml", lambda version: home / version, options))
+
+    first = fit()
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in rows:
+        if "document_id" in row and splits.holdout([row["document_id"]], 0.2)[0]:
+            row["topics"] = {}
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    second = fit()
+    assert second.manifest.version != first.manifest.version
+    assert second.manifest.metrics["topics"] != first.manifest.metrics["topics"]
+
+
 def test_augmentation_is_a_shared_copy_and_one_of_the_topic(bundle: Bundle) -> None:
     matrix = feature_matrix(bundle.scorer.model.features, ["Crimea is ours", "sanctions hurt", "flights"])
     topic = np.array([2, 0, 1])

@@ -70,6 +70,8 @@ def check(answer: Answer, status: int, field: str, *allowed: str) -> None:
         (b'{"text": "Qzxjw", "topics": "crimea"}', 422, "topics"),
         (b'{"text": "Qzxjw", "explain": 1}', 422, "explain"),
         (b'{"text": "Qzxjw", "model": "linear-0"}', 422, "model"),
+        (b'{"Qzxjw` - at `Qzxjw": 1}', 422, "(unnamed)"),
+        (b'{"a` - at `$.Qzxjw.words and words": 1}', 422, "(unnamed)"),
     ],
 )
 def test_bad_bodies(server: Server, body: bytes, status: int, field: str) -> None:
@@ -91,6 +93,7 @@ def test_every_paragraph_at_fault_is_named(server: Server) -> None:
         ({"paragraphs": ["x" * 20_001]}, "paragraphs[0]", "20,000"),
         ({"text": "w" * 10**6}, "text, paragraph 1", "20,000"),
         ({"text": MARKS}, "text, paragraph 1", "20,000"),
+        ({"paragraphs": ["a " * 9000] * 3, "explain": True}, "explain", "50,000"),
     ],
 )
 def test_limits_name_themselves(server: Server, value: Any, field: str, limit: str) -> None:

@@ -85,6 +85,18 @@ def test_a_client_that_sends_everything_first_gets_everything_and_memory_stays_f
     assert peak - before < 25_000_000
 
 
+def test_a_client_that_falls_silent_is_given_up(bundle_path: Path, tmp_path: Path) -> None:
+    with (
+        serving(bundle_path, tmp_path / "log", "--stream-stall-seconds", "0.5") as server,
+        socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection,
+    ):
+        connection.sendall(b'POST /v1/classify/stream HTTP/1.1\r\nHost: x\r\nContent-Length: 900\r\n\r\n"a"')
+        got = b""
+        while piece := connection.recv(65536):
+            got += piece
+        assert got.startswith(b"HTTP/1.1 200") and not got.endswith(b"0\r\n\r\n")
+
+
 def test_a_client_that_stands_still_is_given_up(bundle_path: Path, seeds: list[Example], tmp_path: Path) -> None:
     arguments = ("--stream-stall-seconds", "1", "--stream-spool-bytes", "1000000")
     line = json.dumps({"text": seeds[0].text}).encode() + b"\n"
