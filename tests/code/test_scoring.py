@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import joblib
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -16,6 +17,7 @@ from models.bundle import Bundle
 from models.errors import InvalidParagraph
 from models.examples import STANCES, Example
 from models.results import Result
+from models.scorer import Scorer
 from training.export import write_joblib
 
 CRIMEA = (
@@ -128,5 +130,17 @@ def test_off_topic_neutral_and_uncertain_are_kept_apart(bundle: Bundle, seeds: l
         for topic in result.topics:
             rule = bundle.manifest.rules.topics[topic.topic]
             assert (topic.score >= rule.threshold) == (topic.decision == "present")
-    stances = {topic.stance.decision for result in results for topic in result.topics if topic.stance}
-    assert stances == {"favor", "against", "neutral", "uncertain"}
+
+
+def test_a_stance_is_uncertain_below_its_border_and_keeps_its_label(bundle: Bundle, seeds: list[Example]) -> None:
+    strict = msgspec.structs.replace(bundle.manifest.rules, stance_certain_from=0.9)
+    scorer = Scorer(bundle.taxonomy, strict, bundle.scorer.model)
+    stances = [topic.stance for example in seeds[::5] for topic in scorer.classify(example.text).topics]
+    decisions = set()
+    for stance in stances:
+        assert stance is not None
+        best = max(stance.favor, stance.against, stance.neutral)
+        assert stance.decision == (stance.label if best >= 0.9 else "uncertain")
+        assert getattr(stance, stance.label) == best
+        decisions.add(stance.decision)
+    assert decisions == {"favor", "against", "neutral", "uncertain"}
