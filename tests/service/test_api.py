@@ -142,7 +142,7 @@ def test_answers_belong_to_their_requests_under_load(server: Server, seeds: list
 def test_a_stop_answers_what_is_in_flight(bundle_path: Path, seeds: list[Example], tmp_path: Path) -> None:
     texts = [example.text for example in seeds[:1000]]
     with serving(bundle_path, tmp_path / "log") as server, concurrent.futures.ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(server.post, "/v1/classify", {"paragraphs": texts, "explain": True})
+        answer = pool.submit(server.post, "/v1/classify", {"paragraphs": texts})
         time.sleep(0.3)
         server.process.send_signal(signal.SIGTERM)
         assert len(answer.result(60).json["results"]) == len(texts)
