@@ -43,6 +43,22 @@ def test_an_article_comes_back_paragraph_by_paragraph(server: Server, bundle: Bu
         assert DIALOGUE[span["start"] : span["end"]] == span["text"]
 
 
+def test_the_readme_tells_the_truth(server: Server) -> None:
+    readme = (ROOT / "README.md").read_text()
+    request, printed = re.findall(r"-d '(\{.*?\})'\n```.*?```json\n(\{.*?\})\n```", readme, re.DOTALL)[0]
+    expected = json.loads(printed)
+    answer = server.request("/v1/classify", request.encode(), {"Content-Type": "application/json"}).json
+
+    def agree(one: Any, other: Any) -> bool:
+        if isinstance(one, dict):
+            return one.keys() == other.keys() and all(agree(one[key], other[key]) for key in one)
+        if isinstance(one, list):
+            return len(one) == len(other) and all(map(agree, one, other))
+        return abs(one - other) < 0.01 if isinstance(one, float) else bool(one == other)
+
+    assert agree(expected["results"], answer["results"])
+
+
 def test_plain_text_is_an_article_too(server: Server) -> None:
     posted = server.request("/v1/classify", f"{DIALOGUE}\r\n{RAIN}".encode(), {"Content-Type": "text/plain"})
     assert [result["text"] for result in posted.json["results"]] == [DIALOGUE, RAIN]
