@@ -372,9 +372,9 @@ def show(bundle: Path) -> None:
 
 @models.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@option("--format", type=click.Choice(["joblib"]), default="joblib", show_default=True, help="What to write.")
+@click.option("--format", type=click.Choice(["joblib"]), default="joblib", expose_value=False, help="What to write.")
 @option("--output", "-o", type=click.Path(path_type=Path), required=True, help="The file to write.")
-def export(bundle: Path, format: str, output: Path) -> None:  # noqa: ARG001 - one format so far
+def export(bundle: Path, output: Path) -> None:
     """Hand BUNDLE to a notebook as plain scikit-learn pipelines.
 
     joblib.load gives {"topics": {id: pipeline}, "stances": {id: pipeline}}; each pipeline's predict_proba takes texts.

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy import sparse
@@ -31,7 +32,7 @@ SEEDS, TAXONOMY = ROOT / "seeds" / "paragraphs.jsonl", ROOT / "seeds" / "taxonom
 SHARED = ROOT.parent / "shared" / "benchmarks"
 
 
-def peer(fitted: list[Example], kept: list[Example], taxonomy: Taxonomy) -> dict[str, object]:
+def peer(fitted: list[Example], kept: list[Example], taxonomy: Taxonomy) -> dict[str, Any]:
     """Fit plain scikit-learn on `fitted` and measure it on `kept`."""
     parts = [TfidfVectorizer(ngram_range=(1, 2)), TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5))]
     texts, other = [example.text for example in fitted], [example.text for example in kept]
@@ -64,14 +65,14 @@ def peer(fitted: list[Example], kept: list[Example], taxonomy: Taxonomy) -> dict
     return measure(scores, taxonomy.ids, [example.group for example in kept])
 
 
-def row(name: str, report: dict[str, object], seconds: float | None) -> None:
+def row(name: str, report: dict[str, Any], seconds: float | None) -> None:
     topics, stance = report["topics"], report["stance"]
     figures = (
-        topics["micro"]["f1"],  # type: ignore[index]
-        topics["macro"]["f1"],  # type: ignore[index]
-        stance["given_topic"]["macro_f1"],  # type: ignore[index]
-        stance["end_to_end"]["macro_f1"],  # type: ignore[index]
-        topics["ece"],  # type: ignore[index]
+        topics["micro"]["f1"],
+        topics["macro"]["f1"],
+        stance["given_topic"]["macro_f1"],
+        stance["end_to_end"]["macro_f1"],
+        topics["ece"],
     )
     cells = "  ".join(f"{text_figure(figure):<22}" for figure in figures)
     print(f"{name:<26}{cells}{'' if seconds is None else f'{seconds:.0f} s to fit'}", flush=True)

@@ -130,7 +130,7 @@ def main() -> None:
             print(f"classify {count:>6,}             {memory:.0f} MB peak, {count / wall:,.0f} paragraphs/s")
             with service(bundle) as (pid, _):
                 start = time.perf_counter()
-                memory = peak_while(pid, lambda lines=lines: stream(lines))  # type: ignore[misc]
+                memory = peak_while(pid, lambda lines=lines: stream(lines))
                 rate = count / (time.perf_counter() - start)
             print(f"stream   {count:>6,}             {memory:.0f} MB peak, {rate:,.0f} paragraphs/s")
 

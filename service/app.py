@@ -41,6 +41,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(router)
     problems.install(app)
     app.add_middleware(RequestLog, metrics=metrics)
+    # Replacing the method is how FastAPI lets the document be made elsewhere.
     app.openapi = openapi.describe(app, bundle)  # type: ignore[method-assign]
     return app
 

@@ -61,13 +61,13 @@ def test_a_newer_format_is_refused_by_its_number(copy: Path) -> None:
 
 
 def test_a_manifest_that_points_outside_is_refused(copy: Path) -> None:
-    seal(copy, lambda manifest: manifest["files"].update({"../x": {"bytes": 0, "sha256": ""}}))  # type: ignore[attr-defined]
+    seal(copy, lambda manifest: manifest["files"].update({"../x": {"bytes": 0, "sha256": ""}}))
     with pytest.raises(BundleError, match="outside the bundle"):
         load_bundle(copy)
 
 
 def test_a_canary_that_sings_another_tune_is_noticed(copy: Path) -> None:
-    seal(copy, lambda manifest: manifest["canaries"][0]["topics"].__setitem__(0, 0.123))  # type: ignore[index]
+    seal(copy, lambda manifest: manifest["canaries"][0]["topics"].__setitem__(0, 0.123))
     with pytest.raises(BundleError, match="canary 1"):
         load_bundle(copy).check_canaries()
 
@@ -79,7 +79,7 @@ def test_a_bundle_is_never_written_over(copy: Path) -> None:
 
 def test_a_write_that_fails_leaves_nothing(copy: Path, tmp_path: Path) -> None:
     with pytest.raises(TypeError):
-        write_bundle(tmp_path / "new", read_manifest(copy), {WEIGHTS: None})  # type: ignore[dict-item]
+        write_bundle(tmp_path / "new", read_manifest(copy), {WEIGHTS: None})
     with pytest.raises(IsADirectoryError):
         write_bundle(tmp_path / "new", read_manifest(copy), {".": b""})
     assert [path.name for path in tmp_path.iterdir()] == ["copy"]
