@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from service.cli.keys import keys
+from service.cli.labels import labels
+from service.cli.models import models
+from service.cli.options import Commands, home_option, option, replacing
+from service.cli.serve import serve
+
 if TYPE_CHECKING:
     from models.bundle import Bundle
-
-F = TypeVar("F", bound=Callable[..., Any])
-HOME = Path("var")
 
 
 class Classifier:
@@ -86,69 +88,19 @@ def load(path: str | Path) -> Classifier:
     return Classifier(load_bundle(path))
 
 
-def option(name: str, *short: str, **attributes: Any) -> Callable[[F], F]:
-    """An option that the environment can set too: ``--max-body-bytes`` is ``STANCERY_MAX_BODY_BYTES``."""
-    variable = "STANCERY_" + name.removeprefix("--").replace("-", "_").upper()
-    attributes.setdefault("show_default", True)
-    return click.option(name, *short, envvar=variable, show_envvar=True, **attributes)
-
-
-def home_option(command: F) -> F:
-    return option("--home", type=click.Path(path_type=Path), default=HOME, help="Where bundles live.")(command)
-
-
 def bundle_of(home: Path, given: Path | None) -> Path:
-    """Return the bundle that is meant: the one given, or the newest one at home."""
+    """Return the bundle that is meant: the one given, or the one that serves at home."""
     if given is not None:
         return given
-    found = bundles_at(home)
-    if not found:
+    from models.bundle import current_bundle
+
+    found = current_bundle(home)
+    if found is None:
         raise click.ClickException(
             f"no bundle in {home / 'bundles'}; name one with --bundle, or make one with "
             "`stancery train EXAMPLES --taxonomy TAXONOMY`"
         )
-    return found[0]
-
-
-@contextmanager
-def replacing(path: str) -> Iterator[IO[bytes]]:
-    """Open a file that takes the place of `path` only once it is whole; ``-`` is standard output."""
-    if path == "-":
-        yield sys.stdout.buffer
-        return
-    part = Path(f"{path}.part")
-    try:
-        with part.open("wb") as stream:
-            yield stream
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def bundles_at(home: Path) -> list[Path]:
-    """Return the bundles at home, newest first."""
-    found = [path.parent for path in (home / "bundles").glob("[!.]*/manifest.json")]
-    return sorted(found, key=lambda path: (path / "manifest.json").stat().st_mtime, reverse=True)
-
-
-class Commands(click.Group):
-    """A group whose commands end in exit code 2 when the input is at fault and 1 when something else is."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        from models.errors import InvalidData, InvalidParagraph, StanceryError
-
-        try:
-            return super().invoke(ctx)
-        except InvalidData as error:
-            for fault in error.faults:
-                click.echo(fault, err=True)
-            ctx.exit(2)
-        except StanceryError as error:
-            click.echo(f"Error: {error}", err=True)
-            ctx.exit(2 if isinstance(error, InvalidParagraph) else 1)
-        except OSError as error:
-            click.echo(f"Error: {error.filename or ''}: {error.strerror or error}", err=True)
-            ctx.exit(1)
+    return found
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -164,46 +116,6 @@ def main() -> None:
 
     Exit codes: 0 done, 1 failed, 2 the input or the call is at fault.
     """
-
-
-@main.command()
-@home_option
-@option("--bundle", type=click.Path(path_type=Path), help="The bundle to serve.  [default: the newest at home]")
-@option("--host", default="127.0.0.1", help="Address to listen on.")
-@option("--port", default=8000, type=click.IntRange(0, 65535), help="Port to listen on; 0 takes a free one.")
-@option(
-    "--max-body-bytes", default=2_000_000, type=click.IntRange(1), help="Longest body of a request, or stream line."
-)
-@option("--max-paragraphs", default=1024, type=click.IntRange(1), help="Most paragraphs in a request.")
-@option("--max-paragraph-chars", default=20_000, type=click.IntRange(1), help="Longest paragraph.")
-@option(
-    "--max-explained-chars",
-    default=50_000,
-    type=click.IntRange(1),
-    help="Most text in a request that asks for every contribution.",
-)
-@option(
-    "--stream-spool-bytes",
-    default=256_000_000,
-    type=click.IntRange(1),
-    help="How much of a stream's answer may wait on disk for a client that is still sending.",
-)
-@option(
-    "--stream-stall-seconds",
-    default=60.0,
-    type=click.FloatRange(0.1),
-    help="How long a stream's client may neither take nor send anything.",
-)
-@option("--stop-seconds", default=20, type=click.IntRange(0), help="How long requests in flight have on stopping.")
-def serve(home: Path, bundle: Path | None, **settings: Any) -> None:
-    """Serve the HTTP API. The page /docs tells it."""
-    from service.app import serve as run
-    from service.settings import Settings
-
-    try:
-        run(Settings(bundle=bundle_of(home, bundle), **settings))
-    except SystemExit as ended:
-        raise click.ClickException("the server could not start; its log says why") from ended
 
 
 @main.command()
@@ -249,44 +161,91 @@ def classify(
 
 
 @main.command()
-@click.argument("examples", type=click.Path(path_type=Path))
-@option("--taxonomy", required=True, type=click.Path(path_type=Path), help="The topics and propositions, TOML.")
+@click.argument("examples", type=click.Path(path_type=Path), required=False)
+@option("--taxonomy", type=click.Path(path_type=Path), help="The topics and propositions, TOML.")
 @option("--family", default="linear", type=click.Choice(["linear"]), help="How the classifier is built.")
 @option(
     "--output", "-o", type=click.Path(path_type=Path), help="The bundle's folder.  [default: by its version, at home]"
 )
 @home_option
 @option(
+    "--champion", type=click.Path(path_type=Path), help="A bundle to beat: the gate's table says whether this one does."
+)
+@option(
     "--holdout",
     default=0.1,
     type=click.FloatRange(0, 0.9),
     help="Part of the documents to measure on, never fitted on.",
 )
-@option("--seed", default=0, type=int, help="Deals documents to folds, and draws the intervals.")
+@option("--seed", default=0, type=click.IntRange(0), help="Deals documents to folds, and draws the intervals.")
 @option("--jobs", default=2, type=click.IntRange(1), help="Processes that fit.")
+@option("--remote", metavar="URL", help="Train on the service at URL instead, from the labels that it has.")
+@option("--key", help="The service's key.", show_default=False)
 def train(
-    examples: Path, taxonomy: Path, family: str, output: Path | None, home: Path, holdout: float, seed: int, jobs: int
+    examples: Path | None,
+    taxonomy: Path | None,
+    family: str,
+    output: Path | None,
+    home: Path,
+    champion: Path | None,
+    holdout: float,
+    seed: int,
+    jobs: int,
+    remote: str | None,
+    key: str | None,
 ) -> None:
     """Fit a classifier on EXAMPLES and write it as a bundle.
 
     All rows are checked first; every fault is told, with its line, and nothing is fitted then.
+
+    With --remote, have a running service train on the labels in its store, and watch; what comes of it must pass the
+    gate before it takes over there.
     """
+    if remote is not None:
+        if examples is not None or taxonomy is not None:
+            raise click.UsageError("--remote trains on the labels in the service's store; EXAMPLES and --taxonomy stay")
+        _train_remote(remote, key, {"family": family, "seed": seed})
+        return
+    if examples is None or taxonomy is None:
+        raise click.UsageError("EXAMPLES and --taxonomy are needed, or --remote URL")
     try:
         from training.progress import bar
-        from training.run import Options
-        from training.run import train as run
+        from training.run import Options, run
     except ImportError as error:
         raise click.ClickException(f"training needs more packages: pip install 'stancery[train]' ({error})") from error
+    import msgspec
+
     from models.bundle import read_manifest
+    from models.figures import gate_lines
 
     options = Options(family=family, holdout=holdout, seed=seed, jobs=jobs)
     with bar() as tell:
-        directory = run(examples, taxonomy, output or (lambda version: home / "bundles" / version), options, tell)
-    manifest = read_manifest(directory)
-    click.echo(f"{manifest.version} in {directory}")
-    for name, figure in manifest.headline().items():
+        made = run(examples, taxonomy, output or (lambda version: home / "bundles" / version), options, tell, champion)
+    click.echo(f"{made.version} in {made.directory}")
+    for name, figure in read_manifest(made.directory).headline().items():
         click.echo(f"  {name:<34}{figure}")
-    click.echo(f"  look at {directory / 'report.html'}")
+    if made.gate is not None:
+        click.echo("\n".join(gate_lines(msgspec.to_builtins(made.gate))))
+    click.echo(f"  look at {made.directory / 'report.html'}")
+
+
+def _train_remote(url: str, key: str | None, request: dict[str, Any]) -> None:
+    from models.figures import gate_lines
+    from service.cli import remote
+    from training.progress import Progress, bar
+
+    asked = remote.start(url, key, request)
+    click.echo(f"training {asked['id']}", err=True)
+    job = asked
+    with bar() as tell:
+        for job in remote.watch(url, key, asked["id"]):
+            at = job["progress"] or {"phase": job["state"], "fraction": 0.0, "message": job["state"]}
+            tell(Progress(at["phase"], at["fraction"], at["message"], at.get("seconds_left")))
+    click.echo(f"{job['state']}: {job['reason']}")
+    if job["gate"]:
+        click.echo("\n".join(gate_lines(job["gate"])))
+    if job["state"] != "succeeded":
+        raise click.exceptions.Exit(1)
 
 
 @main.command()
@@ -315,61 +274,6 @@ def evaluate(bundle: Path, examples: Path, as_json: bool, seed: int) -> None:
         click.echo(f"  F1 of {name:<28}{text_figure(row['f1'])}  ({row['support']} paragraphs)")
 
 
-@main.group()
-def labels() -> None:
-    """Look after labelled data."""
-
-
-@labels.command()
-@click.argument("examples", type=click.Path(path_type=Path))
-@option("--taxonomy", required=True, type=click.Path(path_type=Path), help="The topics and propositions, TOML.")
-def check(examples: Path, taxonomy: Path) -> None:
-    """Check a file of EXAMPLES: every fault with file and line, or what it holds."""
-    from models.examples import STANCES, examples_hash, read_examples
-    from models.taxonomy import read_taxonomy
-
-    read = read_taxonomy(taxonomy)
-    rows = read_examples(examples, read)
-    click.echo(f"{len(rows):,} examples of {len({row.group for row in rows}):,} documents, no fault")
-    click.echo(f"{sum(not row.topics for row in rows):,} off topic")
-    click.echo(f"{sum(len(row.topics) > 1 for row in rows):,} of several topics")
-    for name in read.ids:
-        found = [row.topics[name] for row in rows if name in row.topics]
-        counts = ", ".join(f"{stance} {found.count(stance):,}" for stance in STANCES)
-        click.echo(f"  {name:<24}{len(found):>6,}  {counts}, no stance {found.count(None):,}")
-    click.echo(f"hash {examples_hash(rows)}")
-
-
-@main.group()
-def models() -> None:
-    """Look after bundles."""
-
-
-@models.command("list")
-@home_option
-def list_models(home: Path) -> None:
-    """List the bundles at home, newest first."""
-    from models.bundle import read_manifest
-    from models.errors import BundleError
-
-    for path in bundles_at(home):
-        try:
-            manifest = read_manifest(path)
-        except BundleError as error:
-            click.echo(f"{path.name}  {error}", err=True)
-            continue
-        click.echo(f"{manifest.version}  {manifest.created}  {manifest.headline().get('topic macro-F1', '')}")
-
-
-@models.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
-def show(bundle: Path) -> None:
-    """Print the model card of BUNDLE, after verifying every file."""
-    from models.bundle import load_bundle
-
-    click.echo(load_bundle(bundle).card)
-
-
 @models.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--format", type=click.Choice(["joblib"]), default="joblib", expose_value=False, help="What to write.")
@@ -384,6 +288,10 @@ def export(bundle: Path, output: Path) -> None:
     from training.export import write_joblib
 
     write_joblib(load_bundle(bundle), output)
+
+
+for command in (serve, labels, models, keys):
+    main.add_command(command)
 
 
 if __name__ == "__main__":

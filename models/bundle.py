@@ -6,6 +6,7 @@
 ``weights.safetensors``   plain arrays
 ``vocabulary.json``       the n-grams, in column order
 ``taxonomy.json``         topics and propositions
+``holdout.jsonl``         the rows it was measured on, an examples file; absent where nothing was held out
 ``MODEL_CARD.md``         for people
 ``report.html``           for people who would rather look
 ========================  =============================================================================
@@ -28,6 +29,7 @@ from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
 from models.errors import BundleError, StanceryError
+from models.examples import Example
 from models.features import NgramFeatures
 from models.figures import headline
 from models.linear import FAMILY, LinearModel
@@ -40,8 +42,11 @@ DIGEST = "manifest.sha256"
 WEIGHTS = "weights.safetensors"
 VOCABULARY = "vocabulary.json"
 TAXONOMY = "taxonomy.json"
+HOLDOUT = "holdout.jsonl"
 CARD = "MODEL_CARD.md"
 REPORT = "report.html"
+# In a home, the file that names the folder of the bundle that served last.
+POINTER = "active"
 _CANARY_TOLERANCE = 1e-6
 
 
@@ -62,7 +67,11 @@ class Canary(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """What a bundle says of itself. Counts are of paragraphs; metrics are as ``stancery evaluate --json`` has them."""
+    """What a bundle says of itself.
+
+    Counts are of paragraphs; metrics are as ``stancery evaluate --json`` has them. ``agreement`` tells for each topic
+    which share of its labels a model that had not seen them confirmed, as :mod:`training.audit` has it.
+    """
 
     format: int
     family: str
@@ -80,6 +89,7 @@ class Manifest(msgspec.Struct, frozen=True):
     libraries: dict[str, str]
     canaries: list[Canary]
     files: dict[str, FileDigest]
+    agreement: dict[str, dict[str, Any]] = {}
 
     def headline(self) -> dict[str, str]:
         """Return the headline metrics, each as ``0.812 [0.790, 0.833]``."""
@@ -201,10 +211,7 @@ def load_bundle(directory: str | Path) -> Bundle:
     for name, digest in manifest.files.items():
         if Path(name).name != name:
             raise BundleError(f"{path}: the manifest names a file outside the bundle")
-        data = _read(path, name)
-        if len(data) != digest.bytes or hashlib.sha256(data).hexdigest() != digest.sha256:
-            raise BundleError(f"{path / name}: does not match its digest in the manifest; the bundle is damaged")
-        files[name] = data
+        files[name] = _verified(path, name, digest)
     try:
         taxonomy = msgspec.json.decode(files[TAXONOMY], type=Taxonomy)
         vocabulary = msgspec.json.decode(files[VOCABULARY], type=dict[str, list[str]])
@@ -225,11 +232,68 @@ def load_bundle(directory: str | Path) -> Bundle:
     return Bundle(path, manifest, scorer, files[CARD].decode())
 
 
+def read_card(directory: str | Path) -> str:
+    """Read and verify the model card alone.
+
+    Raises
+    ------
+    BundleError
+        If it or the manifest is missing or damaged.
+    """
+    path = Path(directory)
+    return _verified(path, CARD, read_manifest(path).files[CARD]).decode()
+
+
+def read_holdout(directory: str | Path) -> list[Example]:
+    """Read and verify the rows that a bundle was measured on, with the labels they had then.
+
+    Returns
+    -------
+    list of Example
+        Empty where nothing was held out, and for a bundle of a release that did not keep them.
+
+    Raises
+    ------
+    BundleError
+        If the manifest or the rows are missing or damaged.
+    """
+    path = Path(directory)
+    digest = read_manifest(path).files.get(HOLDOUT)
+    if digest is None:
+        return []
+    try:
+        return msgspec.json.Decoder(Example).decode_lines(_verified(path, HOLDOUT, digest))
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BundleError(f"{path / HOLDOUT}: {error}") from error
+
+
+def bundles_at(home: Path) -> list[Path]:
+    """Return the bundles at home, newest first."""
+    found = [path.parent for path in (home / "bundles").glob(f"[!.]*/{MANIFEST}")]
+    return sorted(found, key=lambda path: (path / MANIFEST).stat().st_mtime, reverse=True)
+
+
+def current_bundle(home: Path) -> Path | None:
+    """Return the bundle that served last, or the newest at home where none has served yet."""
+    try:
+        served = Path((home / POINTER).read_text())
+    except OSError:
+        served = None
+    return served if served is not None and served.is_dir() else next(iter(bundles_at(home)), None)
+
+
 def _read(directory: Path, name: str) -> bytes:
     try:
         return (directory / name).read_bytes()
     except OSError as error:
         raise BundleError(f"{directory / name}: cannot be read: {error.strerror}") from error
+
+
+def _verified(directory: Path, name: str, digest: FileDigest) -> bytes:
+    data = _read(directory, name)
+    if len(data) != digest.bytes or hashlib.sha256(data).hexdigest() != digest.sha256:
+        raise BundleError(f"{directory / name}: does not match its digest in the manifest; the bundle is damaged")
+    return data
 
 
 def _digest_line(data: bytes) -> bytes:

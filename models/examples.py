@@ -83,14 +83,12 @@ def read_examples(path: str | Path, taxonomy: Taxonomy) -> list[Example]:
     faults: list[str] = []
     examples: list[Example] = []
     lines_of: dict[str, int] = {}
-    known = frozenset(taxonomy.ids)
-    with_stance = frozenset(topic.id for topic in taxonomy.topics if topic.proposition)
     for number, line in enumerate(data.removeprefix(codecs.BOM_UTF8).split(b"\n"), 1):
         if not line.strip():
             continue
         row, found = _parse(line)
         if row is not None:
-            example, more = _check(row, number, known, with_stance)
+            example, more = check_example(row, f"line-{number}", taxonomy)
             found += more
             if example is not None and example.id in lines_of:
                 found.append(f"id: {example.id!r} stands on line {lines_of[example.id]} already")
@@ -123,9 +121,8 @@ def _parse(line: bytes) -> tuple[dict[str, Any] | None, list[str]]:
     return row, []
 
 
-def _check(
-    row: dict[str, Any], number: int, known: frozenset[str], with_stance: frozenset[str]
-) -> tuple[Example | None, list[str]]:
+def field_faults(row: dict[str, Any]) -> list[str]:
+    """Say what is wrong with an example's fields, ``field: what is wrong and what is allowed``, but for its topics."""
     faults = []
     for field, value in row.items():
         if field not in _FIELDS:
@@ -137,6 +134,14 @@ def _check(
     text = row.get("text")
     if isinstance(text, str) and (fault := text_fault(text)):
         faults.append(f"text: {fault}")
+    return faults
+
+
+def check_example(row: dict[str, Any], id: str, taxonomy: Taxonomy) -> tuple[Example | None, list[str]]:
+    """Return the example that `row` is, called `id` unless it has a name of its own, or every fault of it."""
+    known = frozenset(taxonomy.ids)
+    with_stance = frozenset(topic.id for topic in taxonomy.topics if topic.proposition)
+    faults = field_faults(row)
     topics: dict[str, str | None] = {}
     for name, stance in _topic_items(row.get("topics")):
         if not isinstance(name, str) or name not in known:
@@ -150,8 +155,7 @@ def _check(
         topics[name] = label
     if faults:
         return None, faults
-    row.setdefault("id", f"line-{number}")
-    return Example(**{**row, "topics": topics}), []
+    return Example(**{"id": id, **row, "topics": topics}), []
 
 
 def _topic_items(value: object) -> Iterator[tuple[Any, Any]]:

@@ -31,3 +31,20 @@ def headline(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
             ("stance ECE", stance["ece"]),
         ]
     return [(name, text_figure(value)) for name, value in rows]
+
+
+def gate_lines(gate: dict[str, Any]) -> list[str]:
+    """Return a gate's table for people: every check, one a line, under what came of them."""
+
+    def number(value: float | None, form: str = ".3f") -> str:
+        return "–" if value is None else format(value, form)
+
+    row = "  {:<10}{:<44}{:>7}{:>10}{:>8}{:>12}{:>9}{}".format
+    lines = [f"{gate['challenger']} {'passed' if gate['passed'] else 'did not pass'} against {gate['champion']}"]
+    lines.append(row("rows", "figure", "labels", "champion", "this", "difference", "allowed", ""))
+    for check in gate["checks"]:
+        verdict = {True: "", False: "  FAILED", None: "  too few"}[check["passed"]]
+        name = check["metric"] + (f" of {check['topic']}" if check["topic"] else "")
+        figures = (number(check["champion"]), number(check["challenger"]), number(check["difference"], "+.3f"))
+        lines.append(row(check["rows"], name, check["support"], *figures, f"{-check['margin']:+.2f}", verdict))
+    return lines + [f"  {reason}" for reason in gate["reasons"] + gate["notes"]]

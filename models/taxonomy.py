@@ -6,6 +6,7 @@ import hashlib
 import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -41,7 +42,7 @@ class Taxonomy(msgspec.Struct, frozen=True):
 
 
 def read_taxonomy(path: str | Path) -> Taxonomy:
-    """Read a TOML file of ``[[topic]]`` tables.
+    """Read a TOML file of ``[[topic]]`` tables, or a bundle's ``taxonomy.json``.
 
     Raises
     ------
@@ -49,16 +50,7 @@ def read_taxonomy(path: str | Path) -> Taxonomy:
         With every fault of the file, each as ``file:line: where: what``.
     """
     path = Path(path)
-    try:
-        source = path.read_text(encoding="utf-8")
-        document = tomllib.loads(source)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InvalidData([f"{path}: cannot be read as TOML: {error}"]) from error
-    lines = [n for n, line in enumerate(source.splitlines(), 1) if re.match(r"\s*\[\[\s*topic\s*\]\]", line)]
-    tables = document.get("topic")
-    faults = [f"{path}: {key}: unknown table; only [[topic]] is allowed" for key in document if key != "topic"]
-    if not isinstance(tables, list) or not tables:
-        raise InvalidData([*faults, f"{path}: no topic; at least one [[topic]] table is needed"])
+    tables, lines, faults = _json_tables(path) if path.suffix == ".json" else _toml_tables(path)
     ids = [table.get("id") for table in tables if isinstance(table, dict)]
     topics = []
     for position, table in enumerate(tables):
@@ -72,6 +64,32 @@ def read_taxonomy(path: str | Path) -> Taxonomy:
     if faults:
         raise InvalidData(faults)
     return Taxonomy(tuple(topics))
+
+
+def _toml_tables(path: Path) -> tuple[list[Any], list[int], list[str]]:
+    """Return the topics' tables, the lines they begin on, and the file's faults."""
+    try:
+        source = path.read_text(encoding="utf-8")
+        document = tomllib.loads(source)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InvalidData([f"{path}: cannot be read as TOML: {error}"]) from error
+    lines = [n for n, line in enumerate(source.splitlines(), 1) if re.match(r"\s*\[\[\s*topic\s*\]\]", line)]
+    faults = [f"{path}: {key}: unknown table; only [[topic]] is allowed" for key in document if key != "topic"]
+    tables = document.get("topic")
+    if not isinstance(tables, list) or not tables:
+        raise InvalidData([*faults, f"{path}: no topic; at least one [[topic]] table is needed"])
+    return tables, lines, faults
+
+
+def _json_tables(path: Path) -> tuple[list[Any], list[int], list[str]]:
+    try:
+        document = msgspec.json.decode(path.read_bytes())
+    except (OSError, UnicodeDecodeError, msgspec.DecodeError, RecursionError) as error:
+        raise InvalidData([f"{path}: cannot be read as JSON: {error}"]) from error
+    tables = document.get("topics") if isinstance(document, dict) else None
+    if not isinstance(tables, list) or not tables:
+        raise InvalidData([f'{path}: no topic; {{"topics": [...]}} with at least one topic is needed'])
+    return tables, [], [f"{path}: {key}: unknown key; only topics is allowed" for key in document if key != "topics"]
 
 
 def _faults(table: object, ids: list[str | None], before: list[str | None]) -> list[str]:

@@ -2,59 +2,157 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import os
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
 from os import cpu_count
 
+import msgspec
 import uvicorn
 from anyio import CapacityLimiter
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
+from uvicorn.config import STARTUP_FAILURE
 
-from models.bundle import load_bundle
+from models.errors import StanceryError
 from service import openapi, problems
+from service.access import Keys, is_loopback
+from service.context import Service
+from service.follow import Follower, Health
 from service.observe import JsonFormatter, Metrics, RequestLog, log
-from service.routes import Service, router
+from service.routes import ROUTERS
+from service.serving import Serving, first_bundle
 from service.settings import Settings
+from service.store import keys
+from service.store.database import Database, StoreUnavailable
+from service.trainer import Runner
+
+# How the supervisor hands its settings to the workers that it starts.
+_HANDOVER = "STANCERY_WORKER_SETTINGS"
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """Load the bundle, see that it scores its canary paragraphs right, and build the application round it.
+    """Load the bundle that serves, see that it scores its canary paragraphs right, and build the application round it.
 
     Raises
     ------
-    BundleError
-        If the bundle is damaged or does not score as it says.
+    StanceryError
+        If no bundle can be loaded that scores as it says.
     """
-    bundle = load_bundle(settings.bundle)
-    bundle.check_canaries()
-    metrics = Metrics()
-    metrics.model.labels(bundle.manifest.version).set(1)
+    database, metrics, threads = (
+        Database(settings.database_url, settings.home),
+        Metrics(),
+        CapacityLimiter(cpu_count() or 1),
+    )
+    serving = Serving(first_bundle(settings, database), settings.home, metrics)
+    known = Keys(
+        anonymous=is_open(settings),
+        admin_key=settings.admin_key,
+        per_minute=settings.key_requests_per_minute,
+        share=settings.workers,
+    )
+    health = Health()
+    service = Service(settings, database, serving, known, health, metrics, threads)
+    follower = Follower(settings, database, serving, known, threads, health)
+    runner = Runner(settings, database, serving, threads)
+
+    @asynccontextmanager
+    async def beside(_: FastAPI) -> AsyncIterator[None]:
+        tasks = [asyncio.create_task(part.run()) for part in (follower, runner)]
+        yield
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
+            with suppress(asyncio.CancelledError):
+                await task
+        database.close()
+
     app: FastAPI = FastAPIOffline(
         title="Stancery",
         version=version("stancery"),
         description="Tells, for every paragraph of news, what it is about and where it stands.",
         redoc_url=None,
+        lifespan=beside,
     )
-    app.state.service = Service(settings, bundle, metrics, CapacityLimiter(cpu_count() or 1))
-    app.include_router(router)
+    app.state.service = service
+    for router in ROUTERS:
+        app.include_router(router)
     problems.install(app)
     app.add_middleware(RequestLog, metrics=metrics)
     # Replacing the method is how FastAPI lets the document be made elsewhere.
-    app.openapi = openapi.describe(app, bundle)  # type: ignore[method-assign]
+    app.openapi = openapi.describe(app, serving)  # type: ignore[method-assign]
     return app
 
 
+def is_open(settings: Settings) -> bool:
+    """Tell whether requests without a key may do everything: on loopback, unless the settings say otherwise."""
+    return is_loopback(settings.host) if settings.allow_anonymous is None else settings.allow_anonymous
+
+
+def check_access(settings: Settings) -> None:
+    """See that somebody could use a service that is not open.
+
+    Raises
+    ------
+    StanceryError
+        If it is to listen beyond this machine, and there is no key.
+    """
+    if is_open(settings) or settings.admin_key:
+        return
+    database = Database(settings.database_url, settings.home)
+    try:
+        with database.reading() as connection:
+            if any(key.revoked is None for key in keys.every(connection)):
+                return
+    except StoreUnavailable as error:
+        log.error("store", extra={"fields": {"reason": str(error)}})
+        return
+    finally:
+        database.close()
+    raise StanceryError(
+        f"host: {settings.host} is reached from other machines and there is no key; make one with `stancery keys "
+        "create NAME --scopes classify,label,admin`, or let everybody in with --allow-anonymous"
+    )
+
+
+def worker_app() -> FastAPI:
+    """Build the application of a worker process from what its supervisor handed over."""
+    _log()
+    settings = msgspec.json.decode(os.environ[_HANDOVER], type=Settings, dec_hook=lambda kind, raw: kind(raw))
+    try:
+        return create_app(settings)
+    except StanceryError as error:
+        log.error("start", extra={"fields": {"reason": str(error)}})
+        # Any other code would have the supervisor start it again for ever.
+        raise SystemExit(STARTUP_FAILURE) from error
+
+
 def serve(settings: Settings) -> None:
-    """Serve until told to stop; requests in flight are answered first, for up to ``stop_seconds``."""
-    handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(JsonFormatter())
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    app = create_app(settings)
-    log.info("loaded", extra={"fields": {"model": app.state.service.bundle.manifest.version}})
+    """Serve until told to stop; requests in flight are answered first, for up to ``stop_seconds``.
+
+    Raises
+    ------
+    StanceryError
+        If no bundle can be served, or nobody would have a key.
+    """
+    _log()
+    app: FastAPI | str = "service.app:worker_app"
+    if settings.workers == 1:
+        app = create_app(settings)
+    else:
+        database = Database(settings.database_url, settings.home)
+        first_bundle(settings, database)
+        database.close()
+        os.environ[_HANDOVER] = msgspec.json.encode(settings, enc_hook=str).decode()
+    check_access(settings)
     uvicorn.run(
         app,
+        factory=isinstance(app, str),
+        workers=settings.workers,
         host=settings.host,
         port=settings.port,
         log_config=None,
@@ -62,3 +160,10 @@ def serve(settings: Settings) -> None:
         server_header=False,
         timeout_graceful_shutdown=settings.stop_seconds,
     )
+
+
+def _log() -> None:
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(JsonFormatter())
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    logging.getLogger("alembic").setLevel(logging.WARNING)

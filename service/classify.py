@@ -39,8 +39,6 @@ def classify(bundle: Bundle, request: ClassifyRequest, settings: Settings) -> Cl
     Problem
         422 naming every paragraph at fault, or the option at fault.
     """
-    if request.model is not None and request.model != bundle.manifest.version:
-        raise invalid("model", f"no such version here; allowed is {bundle.manifest.version}")
     bundle.scorer.check_topics(request.topics)
     request = msgspec.structs.replace(request, topics=list(dict.fromkeys(request.topics)))
     if (request.text is None) == (request.paragraphs is None):

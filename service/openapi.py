@@ -2,82 +2,183 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
 
 from models.bundle import Bundle
+from models.examples import Example
 from service import problems, stream
+from service.access import Needs
+from service.idempotency import HEADER
+from service.importing import ImportReport
+from service.routes import ROUTERS
+from service.routes.trainings import EVENTS
 from service.schemas import (
+    AnnotationsRequest,
     ClassifyRequest,
     ClassifyResponse,
+    DisagreementsResponse,
     Health,
     ModelDetail,
     ModelsResponse,
+    ModelSummary,
     ParagraphIn,
     StreamLine,
     TaxonomyResponse,
+    TrainingRequest,
+    TrainingsResponse,
 )
+from service.serving import Serving
+from service.store.trainings import Training
 
 _JSON = "application/json"
-_ANSWERS: dict[tuple[str, str], tuple[str, type]] = {
-    ("/v1/classify", "post"): (_JSON, ClassifyResponse),
-    ("/v1/classify/stream", "post"): (stream.MEDIA_TYPE, StreamLine),
-    ("/v1/taxonomy", "get"): (_JSON, TaxonomyResponse),
-    ("/v1/models", "get"): (_JSON, ModelsResponse),
-    ("/v1/models/{version}", "get"): (_JSON, ModelDetail),
-    ("/healthz", "get"): (_JSON, Health),
-    ("/readyz", "get"): (_JSON, Health),
+_SCHEME = "key"
+_STORE = (503, 507)
+_ANSWERS: dict[tuple[str, str], tuple[int, str, Any]] = {
+    ("/v1/classify", "post"): (200, _JSON, ClassifyResponse),
+    ("/v1/classify/stream", "post"): (200, stream.MEDIA_TYPE, StreamLine),
+    ("/v1/annotations", "post"): (201, _JSON, ImportReport),
+    ("/v1/annotations", "get"): (200, stream.MEDIA_TYPE, Example),
+    ("/v1/annotations/disagreements", "get"): (200, _JSON, DisagreementsResponse),
+    ("/v1/trainings", "post"): (202, _JSON, Training),
+    ("/v1/trainings", "get"): (200, _JSON, TrainingsResponse),
+    ("/v1/trainings/{id}", "get"): (200, _JSON, Training),
+    ("/v1/trainings/{id}", "delete"): (202, _JSON, Training),
+    ("/v1/trainings/{id}/events", "get"): (200, EVENTS, Training),
+    ("/v1/taxonomy", "get"): (200, _JSON, TaxonomyResponse),
+    ("/v1/models", "get"): (200, _JSON, ModelsResponse),
+    ("/v1/models/{version}", "get"): (200, _JSON, ModelDetail),
+    ("/v1/models/{version}/activate", "post"): (200, _JSON, ModelSummary),
+    ("/healthz", "get"): (200, _JSON, Health),
+    ("/readyz", "get"): (200, _JSON, Health),
 }
-_PROBLEMS = {
-    "/v1/classify": (400, 413, 415, 422),
-    "/v1/classify/stream": (422,),
-    "/v1/models/{version}": (404,),
+_PROBLEMS: dict[tuple[str, str], tuple[int, ...]] = {
+    ("/v1/classify", "post"): (400, 413, 415, 422),
+    ("/v1/classify/stream", "post"): (422,),
+    ("/v1/annotations", "post"): (409, 413, 422, *_STORE),
+    ("/v1/annotations", "get"): _STORE[:1],
+    ("/v1/annotations/disagreements", "get"): _STORE[:1],
+    ("/v1/trainings", "post"): (400, 409, 422, *_STORE),
+    ("/v1/trainings", "get"): _STORE[:1],
+    ("/v1/trainings/{id}", "get"): (404, *_STORE[:1]),
+    ("/v1/trainings/{id}", "delete"): (404, 409, *_STORE),
+    ("/v1/trainings/{id}/events", "get"): (404, *_STORE[:1]),
+    ("/v1/models", "get"): _STORE[:1],
+    ("/v1/models/{version}", "get"): (404, *_STORE[:1]),
+    ("/v1/models/{version}/activate", "post"): (404, 409, *_STORE),
 }
 _STREAM_PARAMETERS = (
     ("topics", "Topics to answer for whether or not they are present, parted by commas.", {"type": "string"}),
     ("explain", "Give every chunk that carries weight, and the bias.", {"type": "boolean", "default": False}),
     ("model", "The version that must answer.", {"type": "string"}),
 )
+_ANNOTATIONS_PARAMETERS = (
+    ("dry_run", "Tell what would come in, and change nothing.", {"type": "boolean", "default": False}),
+    ("annotator", "Whose labels they are, where they do not say.", {"type": "string"}),
+)
+_ONCE = {
+    "name": HEADER,
+    "in": "header",
+    "description": "The same key and body get the same answer, and are done once.",
+    "schema": {"type": "string"},
+}
 
 
-def describe(app: FastAPI, bundle: Bundle) -> Callable[[], dict[str, Any]]:
-    """Return what FastAPI calls for ``/openapi.json``; the document is made at the first call."""
+def describe(app: FastAPI, serving: Serving) -> Callable[[], dict[str, Any]]:
+    """Return what FastAPI calls for ``/openapi.json``; the document is made once for each version that serves."""
+    made: dict[str, dict[str, Any]] = {}
 
     def document() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            app.openapi_schema = _document(app, bundle)
-        return app.openapi_schema
+        bundle = serving.active
+        version = bundle.manifest.version
+        if version not in made:
+            made.clear()
+            made[version] = _document(app, bundle)
+        return made[version]
 
     return document
+
+
+def scopes() -> dict[tuple[str, str], str | None]:
+    """Return the scope that each operation declares, by path and method; one that declares none is missing."""
+    return {
+        (route.path, method.lower()): dependency.dependency.scope
+        for router in ROUTERS
+        for route in router.routes
+        if isinstance(route, APIRoute)
+        for method in route.methods or ()
+        for dependency in route.dependencies
+        if isinstance(dependency.dependency, Needs)
+    }
 
 
 def _document(app: FastAPI, bundle: Bundle) -> dict[str, Any]:
     document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-    structs = [ClassifyRequest, ParagraphIn, problems.ProblemBody, *(struct for _, struct in _ANSWERS.values())]
+    structs = [ClassifyRequest, ParagraphIn, AnnotationsRequest, TrainingRequest, problems.ProblemBody]
+    structs = [*structs, *dict.fromkeys(struct for _, _, struct in _ANSWERS.values())]
     references, components = msgspec.json.schema_components(structs, ref_template="#/components/schemas/{name}")
     reference = dict(zip(structs, references, strict=True))
-    document["components"] = {"schemas": components}
-    for (path, method), (media_type, struct) in _ANSWERS.items():
+    document["components"] = {"schemas": components, "securitySchemes": {_SCHEME: {"type": "http", "scheme": "bearer"}}}
+    declared = scopes()
+    for (path, method), (status, media_type, struct) in _ANSWERS.items():
         operation = document["paths"][path][method]
+        refusals = _PROBLEMS.get((path, method), ())
+        if scope := declared[path, method]:
+            # Without a key as well, where the service is open.
+            operation["security"] = [{_SCHEME: []}, {}]
+            operation["description"] += f"\n\nScope: `{scope}`."
+            refusals = (*refusals, 401, 403, 429)
         operation["responses"] = {
-            "200": {"description": "Success", "content": {media_type: {"schema": reference[struct]}}},
+            str(status): {"description": "Success", "content": {media_type: {"schema": reference[struct]}}},
             **{
-                str(status): {
+                str(refusal): {
                     "description": "What is wrong, and what is allowed",
                     "content": {problems.MEDIA_TYPE: {"schema": reference[problems.ProblemBody]}},
                 }
-                for status in _PROBLEMS.get(path, ())
+                for refusal in sorted(refusals)
             },
         }
     _add_classify(document["paths"], reference, bundle)
+    _add_loop(document["paths"], reference, bundle)
     return document
 
 
-def _add_classify(paths: dict[str, Any], reference: dict[type, dict[str, Any]], bundle: Bundle) -> None:
+def _add_loop(paths: dict[str, Any], reference: dict[Any, dict[str, Any]], bundle: Bundle) -> None:
+    """Describe what the routes of the retraining loop take, with the bundle's own topics."""
+    topic = next((topic for topic in bundle.taxonomy.topics if topic.proposition), None)
+    labels: Any = {topic.id: "favor"} if topic else [bundle.taxonomy.topics[0].id]
+    example = {"text": bundle.manifest.canaries[0].text, "topics": labels}
+    post = paths["/v1/annotations"]["post"]
+    post["parameters"] = [*_query(_ANNOTATIONS_PARAMETERS), _ONCE]
+    post["requestBody"] = {
+        "required": True,
+        "content": {
+            _JSON: {"schema": reference[AnnotationsRequest], "example": {"annotations": [example]}},
+            stream.MEDIA_TYPE: {"schema": reference[Example], "example": example},
+            "text/csv": {"schema": {"type": "string"}},
+        },
+    }
+    post = paths["/v1/trainings"]["post"]
+    post["parameters"] = [_ONCE]
+    post["requestBody"] = {
+        "required": False,
+        "content": {_JSON: {"schema": reference[TrainingRequest], "example": {"family": bundle.manifest.family}}},
+    }
+
+
+def _query(parameters: Sequence[tuple[str, str, dict[str, Any]]]) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "in": "query", "description": description, "schema": schema}
+        for name, description, schema in parameters
+    ]
+
+
+def _add_classify(paths: dict[str, Any], reference: dict[Any, dict[str, Any]], bundle: Bundle) -> None:
     """Describe what the two classify routes take, with a paragraph that the model knows and its real answer."""
     text = bundle.manifest.canaries[0].text
     results = [bundle.scorer.classify(text)]
@@ -93,10 +194,7 @@ def _add_classify(paths: dict[str, Any], reference: dict[type, dict[str, Any]], 
     post["responses"]["200"]["content"][_JSON]["example"] = answer
     line = {"line": 1, "id": "a", "model": answer["model"], "result": {**answer["results"][0], "id": "a"}}
     post = paths["/v1/classify/stream"]["post"]
-    post["parameters"] = [
-        {"name": name, "in": "query", "description": description, "schema": schema}
-        for name, description, schema in _STREAM_PARAMETERS
-    ]
+    post["parameters"] = _query(_STREAM_PARAMETERS)
     post["requestBody"] = {
         "required": True,
         "content": {

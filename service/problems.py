@@ -10,8 +10,11 @@ from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
 from models.errors import InvalidParagraph
+from service.store.database import StoreFull, StoreUnavailable
+from service.store.requests import KeyReused
 
 MEDIA_TYPE = "application/problem+json"
+_RETRY_AFTER = "2"
 _AT = re.compile(r"(?P<message>.*?)(?: - at `(?P<path>\$(?:\.[A-Za-z_]+|\[(?:\d+|\.\.\.)\])*)`)?", re.DOTALL)
 _UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,39}")
@@ -90,6 +93,15 @@ def install(app: FastAPI) -> None:
         assert isinstance(error, InvalidParagraph)
         return invalid(error.field, error.message).response()
 
+    async def unavailable(_: Request, error: Exception) -> Response:
+        full = isinstance(error, StoreFull)
+        status = HTTPStatus.INSUFFICIENT_STORAGE if full else HTTPStatus.SERVICE_UNAVAILABLE
+        detail = f"nothing was stored: {error}; send it again"
+        return Problem(status, detail, headers={"Retry-After": _RETRY_AFTER}).response()
+
+    async def reused(_: Request, error: Exception) -> Response:
+        return Problem(HTTPStatus.CONFLICT, str(error)).response()
+
     async def http(_: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         status = HTTPStatus(error.status_code)
@@ -100,5 +112,7 @@ def install(app: FastAPI) -> None:
 
     app.add_exception_handler(Problem, problem)
     app.add_exception_handler(InvalidParagraph, paragraph)
+    app.add_exception_handler(StoreUnavailable, unavailable)
+    app.add_exception_handler(KeyReused, reused)
     app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(Exception, unexpected)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from models.results import Result
 from models.taxonomy import Topic
 from service.problems import ProblemBody
+from service.store.corpus import Conflict
+from service.store.trainings import Training
 
 
 class ParagraphIn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -58,13 +60,57 @@ class TaxonomyResponse(msgspec.Struct, frozen=True):
     topics: tuple[Topic, ...]
 
 
+class AnnotationIn(msgspec.Struct, frozen=True):
+    """What somebody says of a paragraph.
+
+    ``topics`` maps topics to stances, or lists topics without; ``{}`` says off topic. ``document_id`` keeps the
+    paragraphs of one document on one side of every split.
+    """
+
+    text: str
+    topics: dict[str, str | None] | list[str]
+    id: str | None = None
+    speaker: str | None = None
+    document_id: str | None = None
+    language: str | None = None
+    source: str | None = None
+    annotator: str | None = None
+
+
+class AnnotationsRequest(msgspec.Struct, frozen=True):
+    """A batch of annotations, taken whole or not at all."""
+
+    annotations: list[AnnotationIn]
+
+
+class DisagreementsResponse(msgspec.Struct, frozen=True):
+    """How many paragraphs annotators disagree on, and the first of them."""
+
+    count: int
+    disagreements: list[Conflict]
+
+
+class TrainingRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How to train. ``seed`` deals documents to folds and draws the intervals."""
+
+    family: Literal["linear"] = "linear"
+    seed: Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)] = 0
+
+
+class TrainingsResponse(msgspec.Struct, frozen=True):
+    """The latest trainings, newest first."""
+
+    trainings: list[Training]
+
+
 class ModelSummary(msgspec.Struct, frozen=True):
     """A model version. ``metrics`` are its headline figures on its held-out part, each with its interval."""
 
     version: str
-    state: Literal["candidate", "active", "retired", "rejected"]
+    state: str
     family: str
     created: str
+    parent: str | None
     taxonomy: str
     metrics: dict[str, str]
 

@@ -1,0 +1,164 @@
+"""Who may do what: API keys with scopes, and how often each may ask."""
+
+from __future__ import annotations
+
+import hmac
+import math
+import time
+from collections.abc import Iterable
+from http import HTTPStatus
+from ipaddress import ip_address
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from fastapi import Request
+
+from service.problems import Problem
+from service.store.keys import PREFIX, SCOPES, Key, digest_of
+
+ANONYMOUS = "anonymous"
+_ADMIN = "admin-key"
+
+
+class Allowance:
+    """A token bucket: `per_minute` requests a minute, as many at once after a quiet minute."""
+
+    def __init__(self, per_minute: float) -> None:
+        self._rate = per_minute / 60
+        self._most = self._tokens = max(1.0, per_minute)
+        self._then = time.monotonic()
+
+    def take(self) -> float:
+        """Take one request's token; return 0, or the seconds until there is one."""
+        now = time.monotonic()
+        self._tokens = min(self._most, self._tokens + (now - self._then) * self._rate)
+        self._then = now
+        if self._tokens < 1:
+            return (1 - self._tokens) / self._rate
+        self._tokens -= 1
+        return 0.0
+
+
+class Holder(NamedTuple):
+    """Who asks, and what they may do."""
+
+    name: str
+    scopes: frozenset[str]
+    allowance: Allowance | None
+
+
+class Keys:
+    """The keys as this worker knows them; no request waits for the database to learn who asks.
+
+    Parameters
+    ----------
+    anonymous : bool
+        Whether a request without a key may do everything.
+    admin_key : str, optional
+        A key of every scope that the store does not know.
+    per_minute : float
+        Requests a minute of a key that has no limit of its own.
+    share : int
+        Workers among which a key's requests are spread: each allows its part.
+    """
+
+    def __init__(self, *, anonymous: bool, admin_key: str | None, per_minute: float, share: int) -> None:
+        self._anonymous = anonymous
+        self._admin = digest_of(admin_key) if admin_key else None
+        self._per_minute = per_minute
+        self._share = share
+        self._keys: dict[str, tuple[Key, Holder]] = {}
+        self._known = False
+
+    def replace(self, keys: Iterable[Key]) -> None:
+        """Take over the keys of the store. One that has not changed keeps what is left of its allowance."""
+        before = self._keys
+        self._keys = {
+            key.id: before[key.id] if key.id in before and before[key.id][0] == key else (key, self._holder(key))
+            for key in keys
+            if key.revoked is None
+        }
+        self._known = True
+
+    def _holder(self, key: Key) -> Holder:
+        limit = (key.requests_per_minute or self._per_minute) / self._share
+        return Holder(key.name, frozenset(key.scopes), Allowance(limit))
+
+    def holder(self, authorization: str | None) -> Holder:
+        """Return who sent an ``Authorization`` header.
+
+        Raises
+        ------
+        Problem
+            401 without a key that is known; 503 while the keys cannot be read.
+        """
+        if authorization is None:
+            if self._anonymous:
+                return Holder(ANONYMOUS, frozenset(SCOPES), None)
+            raise _unauthorized("a key is needed: send the header 'Authorization: Bearer KEY'")
+        kind, _, secret = authorization.partition(" ")
+        if kind.lower() != "bearer":
+            raise _unauthorized("authorization: must be 'Bearer KEY'")
+        secret = secret.strip()
+        if self._admin and hmac.compare_digest(digest_of(secret), self._admin):
+            return Holder(_ADMIN, frozenset(SCOPES), None)
+        prefix, _, rest = secret.partition("_")
+        id, _, own = rest.partition("_")
+        key, holder = self._keys.get(id, (None, None))
+        # Compared whether or not there is such a key, and in constant time.
+        right = hmac.compare_digest(digest_of(own), key.digest if key else digest_of(""))
+        if prefix != PREFIX or not right or holder is None:
+            if not self._known:
+                raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, "keys cannot be read now", headers={"Retry-After": "2"})
+            raise _unauthorized("the key is not known here, or was revoked")
+        return holder
+
+
+class Needs:
+    """A dependency that declares, and demands, a route's scope. None is for routes that anyone may call."""
+
+    def __init__(self, scope: str | None) -> None:
+        self.scope = scope
+
+    async def __call__(self, request: Request) -> None:
+        if self.scope is None:
+            return
+        if request.method not in ("GET", "HEAD"):
+            _same_origin(request)
+        holder = request.app.state.service.keys.holder(request.headers.get("authorization"))
+        request.scope["stancery"]["key"] = holder.name
+        if self.scope not in holder.scopes:
+            raise Problem(
+                HTTPStatus.FORBIDDEN,
+                f"this needs the scope {self.scope}; the key has {', '.join(sorted(holder.scopes))}",
+            )
+        if holder.allowance is not None and (seconds := holder.allowance.take()):
+            raise Problem(
+                HTTPStatus.TOO_MANY_REQUESTS,
+                "the key has used up its requests for now",
+                headers={"Retry-After": str(math.ceil(seconds))},
+            )
+
+
+def actor_of(request: Request) -> str:
+    """Return the name of whoever sent the request."""
+    return str(request.scope["stancery"]["key"])
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether an address to listen on is reached from this machine alone."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _same_origin(request: Request) -> None:
+    """Refuse what a page of another site has a browser send: on loopback no key would stop it."""
+    origin = request.headers.get("origin")
+    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+        raise Problem(HTTPStatus.FORBIDDEN, "origin: pages of other sites may not call this")
+
+
+def _unauthorized(detail: str) -> Problem:
+    return Problem(HTTPStatus.UNAUTHORIZED, detail, headers={"WWW-Authenticate": "Bearer"})

@@ -1,0 +1,82 @@
+"""What the routes share, and how they answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import cast
+
+import msgspec
+from anyio import CapacityLimiter
+from anyio.to_thread import run_sync
+from fastapi import Request, Response
+
+from models.bundle import Bundle
+from service.access import Keys
+from service.follow import Health
+from service.observe import Metrics
+from service.problems import Fault, Problem, invalid
+from service.serving import Serving
+from service.settings import Settings
+from service.store import versions
+from service.store.database import Database
+
+
+@dataclass(frozen=True)
+class Service:
+    """One worker's parts. Scoring runs in at most as many threads as there are cores."""
+
+    settings: Settings
+    database: Database
+    serving: Serving
+    keys: Keys
+    health: Health
+    metrics: Metrics
+    threads: CapacityLimiter
+
+    async def bundle(self, version: str | None) -> Bundle:
+        """Return the bundle that must answer: the active one, or the one that a request names.
+
+        Raises
+        ------
+        Problem
+            422 if there is no such version.
+        """
+        if (bundle := self.serving.in_memory(version)) is not None:
+            return bundle
+        assert version is not None
+        try:
+            found = await self.database.read(lambda connection: versions.find(connection, version))
+        except versions.UnknownVersion:
+            raise invalid("model", "no such version here; GET /v1/models lists those there are") from None
+        path = self.settings.home / found.path
+        return await run_sync(self.serving.load, version, path, limiter=self.threads)
+
+
+def service_of(request: Request) -> Service:
+    return cast(Service, request.app.state.service)
+
+
+def json_answer(value: object, status: HTTPStatus = HTTPStatus.OK, headers: dict[str, str] | None = None) -> Response:
+    return Response(msgspec.json.encode(value), status, headers, media_type="application/json")
+
+
+def check_query(request: Request, allowed: tuple[str, ...]) -> None:
+    """Refuse query parameters that a route does not have.
+
+    Raises
+    ------
+    Problem
+        422.
+    """
+    if any(name not in allowed for name in request.query_params):
+        message = f"unknown parameter; allowed are {', '.join(allowed) or 'none'}"
+        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, f"query: {message}", [Fault("query", message)])
+
+
+def flag(request: Request, name: str) -> bool:
+    """Return a query parameter that is true or false, false where it is not given."""
+    value = request.query_params.get(name, "false")
+    if value not in ("true", "false"):
+        raise invalid(name, "must be true or false")
+    return value == "true"

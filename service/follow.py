@@ -1,0 +1,93 @@
+"""What every worker does beside answering: follow the store, so that all of them serve the same version and keys."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from dataclasses import dataclass, field
+
+from anyio import CapacityLimiter
+from anyio.to_thread import run_sync
+from sqlalchemy import Connection
+
+from models.errors import StanceryError
+from service.access import Keys
+from service.observe import log
+from service.serving import Serving, prepare, verified
+from service.settings import Settings
+from service.store import keys, versions
+from service.store.database import Database, StoreUnavailable
+
+INTERVAL = 0.4
+_RETRY = 5.0
+
+
+@dataclass
+class Health:
+    """What is wrong, if anything: with the store, and with the last change of versions."""
+
+    store: str | None = None
+    swap: str | None = None
+
+    @property
+    def reason(self) -> str | None:
+        return "; ".join(part for part in (self.swap, self.store) if part) or None
+
+
+@dataclass
+class Follower:
+    """Keeps one worker in step with the store."""
+
+    settings: Settings
+    database: Database
+    serving: Serving
+    keys: Keys
+    threads: CapacityLimiter
+    health: Health = field(default_factory=Health)
+
+    async def run(self) -> None:
+        """Follow until cancelled."""
+        parent, ready, tried, wait = os.getppid(), False, 0, 0.0
+        while True:
+            if os.getppid() != parent:
+                # The supervisor is gone without a word: a worker left over would hold the port of its successor.
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+            try:
+                if not ready:
+                    await run_sync(prepare, self.database, self.settings, self.serving.active.path)
+                    ready = True
+                wanted, known = await self.database.read(_state)
+                self.health.store = None
+                self.keys.replace(known)
+                if wanted is not None and (wanted.number != tried or wait <= 0):
+                    tried, wait = wanted.number, _RETRY
+                    await self._follow(wanted)
+            except StoreUnavailable as error:
+                if self.health.store is None:
+                    log.error("store", extra={"fields": {"reason": str(error)}})
+                self.health.store = str(error)
+            except StanceryError as error:
+                self.health.store = str(error)
+            except Exception:
+                log.exception("follow")
+            await asyncio.sleep(INTERVAL)
+            wait -= INTERVAL
+
+    async def _follow(self, wanted: versions.Wanted) -> None:
+        """Serve what is wanted; where that fails, go on serving what served."""
+        self.health.swap = wanted.failure
+        if wanted.version == self.serving.version:
+            return
+        try:
+            bundle = await run_sync(verified, self.settings.home / wanted.path, limiter=self.threads)
+        except StanceryError as error:
+            log.error("swap", extra={"fields": {"model": wanted.version, "reason": str(error)}})
+            self.health.swap = f"{wanted.version} could not take over: {error}"
+            return
+        self.serving.take_over(bundle)
+
+
+def _state(connection: Connection) -> tuple[versions.Wanted | None, list[keys.Key]]:
+    return versions.wanted(connection), keys.every(connection)

@@ -1,0 +1,180 @@
+"""Labels on their way into the store: read by content, checked as a whole, added or reported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection
+
+from models.errors import InvalidData
+from models.examples import check_example
+from models.taxonomy import Taxonomy
+from service.labels.reading import Label, Reading, UnknownLabel, read_labels
+from service.store import corpus
+from service.store.corpus import Added, Conflict, Incoming
+
+MAX_NAME_CHARS = 256
+_LISTED = 100
+
+
+class _Batch(msgspec.Struct, forbid_unknown_fields=True):
+    annotations: list[dict[str, Any]]
+
+
+class DryRun(Exception):
+    """Raised to roll a transaction back once its report is made."""
+
+    def __init__(self, report: ImportReport) -> None:
+        super().__init__()
+        self.report = report
+
+
+class ImportReport(msgspec.Struct, frozen=True):
+    """What came in.
+
+    ``new``, ``changed`` and ``duplicate`` add up to ``received``: the annotator had said nothing of the paragraph yet,
+    something else, or just this. ``conflicting`` of them contradict another annotator or each other; both stay, and the
+    latest is trained on. ``skipped`` are those that the tool itself gave up, by its reason.
+    """
+
+    format: str
+    encoding: str
+    received: int
+    new: int
+    changed: int
+    duplicate: int
+    conflicting: int
+    conflicts: list[Conflict]
+    skipped: dict[str, int]
+    dry_run: bool = False
+
+
+class Faulty(InvalidData):
+    """Labels that cannot be taken, with every reason: nothing of them was.
+
+    Attributes
+    ----------
+    unknown : list of UnknownLabel
+        Labels that name no topic or stance, with the nearest that there are.
+    """
+
+    def __init__(self, faults: Sequence[str], unknown: list[UnknownLabel]) -> None:
+        self.unknown = unknown
+        told = [f"{label.first}: {_nearest(label)}" for label in unknown]
+        super().__init__([*faults, *told])
+
+
+def read(
+    data: bytes, taxonomy: Taxonomy, *, renamed: Mapping[str, str] | None = None, max_chars: int | None = None
+) -> Reading:
+    """Read a labelled file whole.
+
+    Parameters
+    ----------
+    renamed : mapping, optional
+        From labels as the file has them to topics, or to ``""`` for those to drop.
+    max_chars : int, optional
+        Longest paragraph.
+
+    Raises
+    ------
+    Faulty
+        With every fault and every unknown label.
+    """
+    reading = read_labels(data, taxonomy, renamed=renamed or {})
+    faults = [*reading.faults, *(fault for label in reading.labels for fault in name_faults(label, max_chars))]
+    if not faults and not reading.unknown and not reading.labels and not reading.skipped:
+        faults.append("no label in it")
+    if faults or reading.unknown:
+        raise Faulty(faults[:_LISTED], reading.unknown)
+    return reading
+
+
+def read_object(body: bytes, taxonomy: Taxonomy, *, max_chars: int) -> Reading:
+    """Read ``{"annotations": [...]}``.
+
+    Raises
+    ------
+    Faulty
+        With every fault.
+    """
+    try:
+        rows = msgspec.json.decode(body, type=_Batch).annotations
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Faulty([f"body: {error}"], []) from None
+    labels, faults = [], []
+    for place, row in enumerate(rows):
+        where = f"annotations[{place}]"
+        annotator = row.pop("annotator", None)
+        example, found = check_example(row, "", taxonomy)
+        if not isinstance(annotator, str | None):
+            found.append(f"annotator: must be text or null, not {type(annotator).__name__}")
+        faults += [f"{where}.{fault}" for fault in found]
+        if example is not None and not found:
+            fields = {name: getattr(example, name) for name in example.__struct_fields__}
+            label = Label(where=where, annotator=annotator, **{**fields, "id": example.id or None})
+            faults += name_faults(label, max_chars)
+            labels.append(label)
+    if not rows:
+        faults.append("annotations: empty; at least one is needed")
+    if faults:
+        raise Faulty(faults[:_LISTED], [])
+    return Reading("annotations", "utf-8", labels, 0, {}, [], [])
+
+
+def name_faults(label: Label, max_chars: int | None) -> list[str]:
+    """Say what of a label's text and names is too long to be kept, or cannot be."""
+    faults = []
+    if max_chars is not None and len(label.text) > max_chars:
+        faults.append(f"{label.where}: text: longer than {max_chars:,} characters, which is the limit for a paragraph")
+    for name in ("id", "document_id", "speaker", "language", "source", "annotator"):
+        value: Any = getattr(label, name)
+        if value is not None and len(value) > MAX_NAME_CHARS:
+            faults.append(f"{label.where}: {name}: longer than {MAX_NAME_CHARS} characters, which is the limit")
+        elif value is not None and ("\0" in value or any("\ud800" <= char <= "\udfff" for char in value)):
+            faults.append(f"{label.where}: {name}: holds NUL or a lone surrogate")
+    return faults
+
+
+def add(
+    connection: Connection, reading: Reading, *, annotator: str, origin: str, dry_run: bool = False
+) -> ImportReport:
+    """Add what was read, all of it, in a writing transaction.
+
+    Parameters
+    ----------
+    annotator : str
+        Whose labels they are where the file does not say.
+
+    Raises
+    ------
+    DryRun
+        With the report, if that is all that is wanted.
+    """
+    batch = [
+        Incoming(
+            text=label.text,
+            topics=label.topics,
+            annotator=label.annotator or annotator,
+            id=label.id,
+            speaker=label.speaker,
+            document_id=label.document_id,
+            language=label.language,
+            source=label.source,
+        )
+        for label in reading.labels
+    ]
+    added: Added = corpus.add(connection, batch, origin)
+    counts = {name: getattr(added, name) for name in added.__struct_fields__}
+    report = ImportReport(reading.format, reading.encoding, **counts, skipped=reading.skipped_why, dry_run=dry_run)
+    if dry_run:
+        raise DryRun(report)
+    return report
+
+
+def _nearest(label: UnknownLabel) -> str:
+    times = f" ({label.count} times)" if label.count > 1 else ""
+    nearest = f"; nearest: {', '.join(label.nearest)}" if label.nearest else ""
+    return f"{label.label!r}{times} is no label of the taxonomy{nearest}"

@@ -1,0 +1,1 @@
+"""Labelled files of other tools, read by what they hold."""

@@ -1,0 +1,138 @@
+"""Labels in and out: a batch or a whole file is added at once or not at all, and comes out as the examples file."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator
+from http import HTTPStatus
+
+import msgspec
+from anyio.to_thread import run_sync
+from fastapi import APIRouter, Depends, Request, Response
+from fastapi.responses import StreamingResponse
+from sqlalchemy import Connection
+
+from models.taxonomy import Taxonomy
+from service import importing
+from service.access import Needs, actor_of
+from service.body import read_body
+from service.context import Service, check_query, flag, json_answer, service_of
+from service.idempotency import key_of
+from service.importing import DryRun, Faulty
+from service.labels.reading import Reading
+from service.problems import Fault, Problem, invalid
+from service.schemas import DisagreementsResponse
+from service.store import corpus, requests
+from service.store.database import DEADLINE
+
+NDJSON = "application/x-ndjson"
+HASH = "X-Examples-Hash"
+_PARAMETERS = ("dry_run", "annotator")
+_PER_SECOND = 500
+_DISAGREEMENTS = 100
+router = APIRouter(tags=["annotations"], dependencies=[Depends(Needs("label"))])
+
+
+@router.post("/v1/annotations", summary="Add labels", status_code=201)
+async def post_annotations(request: Request) -> Response:
+    """Add labels of paragraphs; the answer comes once they are on disk.
+
+    `{"annotations": [...]}` as JSON, or a file as it is: examples as JSON Lines, exports of Label Studio, doccano and
+    Prodigy, fastText, SemEval stance TSV, VAST CSV, or any CSV with named columns. All of it is taken or nothing. With
+    an `Idempotency-Key`, the same request sent again gets the same answer and adds nothing.
+    """
+    service, key, actor = service_of(request), key_of(request), actor_of(request)
+    check_query(request, _PARAMETERS)
+    dry_run, annotator = flag(request, "dry_run"), request.query_params.get("annotator", actor)
+    if not annotator.strip() or len(annotator) > importing.MAX_NAME_CHARS or "\0" in annotator:
+        raise invalid("annotator", f"must be 1 to {importing.MAX_NAME_CHARS} characters")
+    body = await read_body(request, service.settings.max_labels_bytes)
+    taxonomy = service.serving.active.taxonomy
+    reading = await run_sync(_read, body, request, taxonomy, service, limiter=service.threads)
+
+    def work(connection: Connection) -> requests.Answered:
+        report = importing.add(connection, reading, annotator=annotator, origin=f"http {actor}", dry_run=dry_run)
+        return requests.Answered(HTTPStatus.CREATED, msgspec.json.encode(report))
+
+    def once(connection: Connection) -> requests.Answered:
+        named = hashlib.sha256(f"annotations\n{annotator}\n{dry_run}\n".encode() + body).digest()
+        return requests.once(connection, actor, key, named, work)
+
+    try:
+        answered = await service.database.write(once, seconds=DEADLINE + len(reading.labels) / _PER_SECOND)
+    except DryRun as dry:
+        return json_answer(dry.report)
+    return Response(answered.body, answered.status, media_type="application/json")
+
+
+def _read(body: bytes, request: Request, taxonomy: Taxonomy, service: Service) -> Reading:
+    """Read a body as one object of annotations or as a file.
+
+    Raises
+    ------
+    Problem
+        422 with every fault.
+    """
+    limit = service.settings.max_paragraph_chars
+    try:
+        if _is_object(request, body):
+            return importing.read_object(body, taxonomy, max_chars=limit)
+        return importing.read(body, taxonomy, max_chars=limit)
+    except Faulty as error:
+        faults = [Fault(*_parted(fault)) for fault in error.faults]
+        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, f"{error.faults[0]}{more}", faults) from None
+
+
+def _is_object(request: Request, body: bytes) -> bool:
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return kind == "application/json" and body.lstrip()[:1] == b"{"
+
+
+def _parted(fault: str) -> tuple[str, str]:
+    field, _, message = fault.partition(": ")
+    return (field, message) if message else ("body", fault)
+
+
+@router.get("/v1/annotations", summary="The labels as an examples file")
+async def get_annotations(request: Request) -> Response:
+    """Stream every paragraph with its latest labels, one example a line, oldest paragraph first.
+
+    `X-Examples-Hash` is the hash of the examples, as `stancery labels check` prints it and a model's manifest keeps it;
+    the `ETag` holds it too.
+    """
+    service = service_of(request)
+    check_query(request, ())
+    up_to = await service.database.read(corpus.last_number)
+    digest = hashlib.sha256()
+    async for lines in _lines(service, up_to, sort=True):
+        await run_sync(digest.update, lines, limiter=service.threads)
+    name = digest.hexdigest()
+    headers = {HASH: name, "ETag": f'"{name}"'}
+    if request.headers.get("if-none-match") == headers["ETag"]:
+        return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
+    return StreamingResponse(_lines(service, up_to, sort=False), media_type=NDJSON, headers=headers)
+
+
+async def _lines(service: Service, up_to: int, *, sort: bool) -> AsyncIterator[bytes]:
+    """Yield the examples as they stood at an event, page by page; sorted fields are what the hash is of."""
+    after, order = 0, "sorted" if sort else None
+
+    def page(connection: Connection) -> tuple[int, bytes]:
+        rows = corpus.page(connection, after, up_to)
+        encoded = b"".join(msgspec.json.encode(example, order=order) + b"\n" for _, example in rows)  # type: ignore[arg-type]
+        return (rows[-1][0] if rows else 0), encoded
+
+    while True:
+        after, encoded = await service.database.read(page)
+        if not after:
+            return
+        yield encoded
+
+
+@router.get("/v1/annotations/disagreements", summary="Paragraphs of which annotators say different things")
+async def get_disagreements(request: Request) -> Response:
+    """Count the paragraphs that annotators disagree on, each by the last they said, and list the first hundred."""
+    service = service_of(request)
+    count, listed = await service.database.read(lambda connection: corpus.disagreements(connection, _DISAGREEMENTS))
+    return json_answer(DisagreementsResponse(count, listed))

@@ -1,0 +1,153 @@
+"""The bundles in memory: the active one, and a few that requests named."""
+
+from __future__ import annotations
+
+import os
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+from models.bundle import POINTER, Bundle, bundles_at, load_bundle, read_manifest
+from models.errors import BundleError, StanceryError
+from service.observe import Metrics, log
+from service.settings import Settings
+from service.store import versions
+from service.store.database import Database, StoreUnavailable
+from service.store.migrate import upgrade
+
+_NAMED = 2
+
+
+def verified(path: Path) -> Bundle:
+    """Load a bundle and see that it scores its canary paragraphs as its manifest says.
+
+    Raises
+    ------
+    BundleError
+    """
+    bundle = load_bundle(path)
+    bundle.check_canaries()
+    return bundle
+
+
+class Serving:
+    """What scores now.
+
+    Attributes
+    ----------
+    active : Bundle
+        Whoever answers a request takes it once, so that one answer is one version's.
+    """
+
+    def __init__(self, active: Bundle, home: Path, metrics: Metrics) -> None:
+        self.active = active
+        self._home = home
+        self._metrics = metrics
+        self._named: dict[str, Bundle] = {}
+        self._loading = threading.Lock()
+        self._show()
+
+    @property
+    def version(self) -> str:
+        return self.active.manifest.version
+
+    def in_memory(self, version: str | None) -> Bundle | None:
+        """Return the active bundle, or the one of that version if a request named it lately."""
+        active = self.active
+        return active if version in (None, active.manifest.version) else self._named.get(version or "")
+
+    def load(self, version: str, path: Path) -> Bundle:
+        """Load a bundle that a request names; the last few stay in memory.
+
+        Raises
+        ------
+        BundleError
+        """
+        with self._loading:
+            if (bundle := self._named.pop(version, None)) is None:
+                bundle = verified(path)
+            self._named[version] = bundle
+            while len(self._named) > _NAMED:
+                self._named.pop(next(iter(self._named)))
+            return bundle
+
+    def take_over(self, bundle: Bundle) -> None:
+        """Make a verified bundle the one that scores."""
+        self.active = bundle
+        self._named.pop(bundle.manifest.version, None)
+        self._show()
+        log.info("active", extra={"fields": {"model": bundle.manifest.version}})
+
+    def _show(self) -> None:
+        self._metrics.model.clear()
+        self._metrics.model.labels(self.version).set(1)
+        remember(self._home, self.active.path)
+
+
+def remember(home: Path, bundle: Path) -> None:
+    """Leave at home what serves, for a start while the database is away and for commands that need no store.
+
+    Where the home is read-only there is nothing to remember it by, and nothing that could have changed it.
+    """
+    part = home / f".{POINTER}-{os.getpid()}-{threading.get_ident()}"
+    with suppress(OSError):
+        part.write_text(str(bundle.absolute()))
+        part.replace(home / POINTER)
+
+
+def first_bundle(settings: Settings, database: Database) -> Bundle:
+    """Load what a start serves: the store's active version, or the nearest to it that can be had.
+
+    While the store has no active version it is the bundle of the settings, or the newest at home, that becomes it.
+
+    Raises
+    ------
+    StanceryError
+        If no bundle at all can be loaded.
+    """
+    given = settings.bundle or next(iter(bundles_at(settings.home)), None)
+    stored: list[Path] = []
+    try:
+        prepare(database, settings, given)
+        with database.reading() as connection:
+            stored = [settings.home / path for path in versions.served_before(connection)]
+            wanted = versions.wanted(connection)
+        if wanted is not None:
+            stored.insert(0, settings.home / wanted.path)
+    except StoreUnavailable as error:
+        log.error("store", extra={"fields": {"reason": str(error)}})
+        with suppress(OSError):
+            stored = [Path((settings.home / POINTER).read_text())]
+    candidates = list(dict.fromkeys([*stored, *([given] if given else [])]))
+    if not candidates:
+        raise StanceryError(
+            f"no bundle in {settings.bundles}; name one with --bundle, or make one with "
+            "`stancery train EXAMPLES --taxonomy TAXONOMY`"
+        )
+    first: BundleError | None = None
+    for path in candidates:
+        try:
+            return verified(path)
+        except BundleError as error:
+            log.error("bundle", extra={"fields": {"reason": str(error)}})
+            first = first or error
+    assert first is not None
+    raise first
+
+
+def prepare(database: Database, settings: Settings, given: Path | None) -> None:
+    """Bring the store to the newest schema, and give it an active version where it has none.
+
+    Raises
+    ------
+    StoreUnavailable
+    """
+    upgrade(database)
+    with database.reading() as connection:
+        if versions.wanted(connection) is not None or given is None:
+            return
+    manifest = read_manifest(given)
+    with database.writing() as connection:
+        if versions.wanted(connection) is None:
+            versions.register(connection, manifest, given, settings.home)
+            versions.activate(connection, manifest.version, "start")

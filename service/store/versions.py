@@ -1,0 +1,130 @@
+"""Model versions: which there are, which is active, and how it came to be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+from sqlalchemy import Connection, func, insert, select, update
+
+from models.bundle import Manifest
+from models.errors import StanceryError
+from service.store.schema import activations, model_versions, now
+
+
+class UnknownVersion(StanceryError):
+    """A version that the store does not have."""
+
+
+class Version(msgspec.Struct, frozen=True):
+    """A registered bundle. ``path`` is relative to the home where it lies there."""
+
+    version: str
+    state: str
+    path: str
+    family: str
+    created: str
+    parent: str | None
+    taxonomy: str
+    metrics: dict[str, str]
+
+
+class Wanted(NamedTuple):
+    """What the store wants served: a version, by the activation of that number, and why the last try failed if so."""
+
+    number: int
+    version: str
+    path: str
+    failure: str | None
+
+
+def register(connection: Connection, manifest: Manifest, path: Path, home: Path, state: str = "candidate") -> None:
+    """Make a bundle known. One that is known already stays as it is."""
+    known = connection.execute(select(model_versions.c.version).where(model_versions.c.version == manifest.version))
+    if known.first() is not None:
+        return
+    path = path.absolute()
+    place = path.relative_to(home.absolute()) if path.is_relative_to(home.absolute()) else path
+    connection.execute(
+        insert(model_versions),
+        {
+            "version": manifest.version,
+            "state": state,
+            "path": str(place),
+            "family": manifest.family,
+            "created": manifest.created,
+            "parent": manifest.parent,
+            "taxonomy": manifest.taxonomy_hash,
+            "metrics": msgspec.json.encode(manifest.headline()).decode(),
+        },
+    )
+
+
+def activate(connection: Connection, version: str, actor: str) -> None:
+    """Make a version the active one and retire the one that was.
+
+    Raises
+    ------
+    UnknownVersion
+    """
+    find(connection, version)
+    active = model_versions.c.state == "active"
+    connection.execute(update(model_versions).where(active).values(state="retired"))
+    connection.execute(update(model_versions).where(model_versions.c.version == version).values(state="active"))
+    connection.execute(insert(activations), {"version": version, "actor": actor, "created": now()})
+
+
+def note_failure(connection: Connection, version: str, actor: str, failure: str) -> None:
+    """Keep that a version could not be made active; the active one stays."""
+    row = {"version": version, "actor": actor, "failure": failure, "created": now()}
+    connection.execute(insert(activations), row)
+
+
+def find(connection: Connection, version: str) -> Version:
+    """Return one version.
+
+    Raises
+    ------
+    UnknownVersion
+    """
+    row = connection.execute(select(model_versions).where(model_versions.c.version == version)).mappings().first()
+    if row is None:
+        raise UnknownVersion(f"{version}: no such version here")
+    return _version(row)
+
+
+def every(connection: Connection) -> list[Version]:
+    """Return every version, the newest first."""
+    order = model_versions.c.created.desc(), model_versions.c.version
+    return [_version(row) for row in connection.execute(select(model_versions).order_by(*order)).mappings()]
+
+
+def _version(row: object) -> Version:
+    values = dict(row)  # type: ignore[call-overload]
+    return Version(**{**values, "metrics": msgspec.json.decode(values["metrics"])})
+
+
+def wanted(connection: Connection) -> Wanted | None:
+    """Return what should be served, or None before any version was made active."""
+    last = select(func.max(activations.c.number)).scalar_subquery()
+    active = connection.execute(
+        select(model_versions.c.version, model_versions.c.path).where(model_versions.c.state == "active")
+    ).first()
+    event = connection.execute(select(activations).where(activations.c.number == last)).first()
+    if active is None or event is None:
+        return None
+    failure = f"{event.version} could not take over: {event.failure}" if event.failure else None
+    return Wanted(event.number, active.version, active.path, failure)
+
+
+def served_before(connection: Connection) -> list[str]:
+    """Return the paths of the versions that were active, the latest first: what to fall back on."""
+    when = (
+        select(activations.c.version, func.max(activations.c.number).label("number"))
+        .where(activations.c.failure.is_(None))
+        .group_by(activations.c.version)
+        .subquery()
+    )
+    rows = select(model_versions.c.path).join(when, when.c.version == model_versions.c.version)
+    return list(connection.execute(rows.order_by(when.c.number.desc())).scalars())

@@ -1,0 +1,283 @@
+"""Trainings: whichever worker takes one runs the trainer as a child process and looks after it until it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+from anyio import CapacityLimiter
+from anyio.to_thread import run_sync
+from sqlalchemy import Connection
+
+from models.bundle import TAXONOMY, Bundle
+from models.errors import StanceryError
+from service import processes
+from service.observe import log
+from service.serving import Serving, verified
+from service.settings import Settings
+from service.store import corpus, trainings, versions
+from service.store.database import Database, StoreUnavailable
+from service.store.trainings import Claim, Progress, Training
+
+INTERVAL = 0.4
+# A runner on another machine is given up when it has not shown itself for so long; one on this machine is looked for.
+LEASE = 10.0
+_NICEST = 19
+_LINE = 64 * 1024 * 1024
+_WORDS = 400
+
+
+class Ended(NamedTuple):
+    """How the trainer ended: with a bundle, or with the state and the reason to write down."""
+
+    state: str
+    reason: str
+    bundle: Path | None = None
+    gate: dict[str, Any] | None = None
+
+
+class Told:
+    """What the trainer has told so far, a JSON object a line."""
+
+    def __init__(self) -> None:
+        self.progress: Progress | None = None
+        self.audit: dict[str, Any] | None = None
+        self.done: dict[str, Any] | None = None
+        self.errors: list[str] = []
+
+    async def listen(self, lines: asyncio.StreamReader) -> None:
+        while line := await lines.readline():
+            with suppress(msgspec.DecodeError):
+                said = msgspec.json.decode(line, type=dict[str, Any])
+                self.errors = said.get("errors", self.errors)
+                self.audit = said.get("audit", self.audit)
+                if said.get("phase") == "done":
+                    self.done = said
+                if "fraction" in said:
+                    self.progress = msgspec.convert(said, Progress)
+
+
+class Runner:
+    """Takes trainings from the queue, one at a time."""
+
+    def __init__(self, settings: Settings, database: Database, serving: Serving, threads: CapacityLimiter) -> None:
+        self._settings = settings
+        self._database = database
+        self._serving = serving
+        self._threads = threads
+        self._me = processes.identity()
+        self._seen: tuple[Claim, float] | None = None
+
+    async def run(self) -> None:
+        """Look for work until cancelled."""
+        while True:
+            try:
+                running, waiting = await self._database.read(trainings.pending)
+                if running is not None:
+                    await self._bury(running)
+                elif waiting and (training := await self._database.write(self._claim)):
+                    await self._train(training)
+            except StoreUnavailable:
+                # Nobody could show that he lives while the store was away.
+                self._seen = None
+            except Exception:
+                log.exception("trainer")
+            await asyncio.sleep(INTERVAL)
+
+    def _claim(self, connection: Connection) -> Training | None:
+        return trainings.claim(connection, self._me)
+
+    async def _bury(self, running: Claim) -> None:
+        """Mark a training interrupted whose runner is gone."""
+        if self._seen is None or self._seen[0] != running:
+            self._seen = running, time.monotonic()
+        dead = processes.is_dead(running.runner)
+        if dead or (dead is None and time.monotonic() - self._seen[1] > LEASE):
+            reason = "the service that ran it ended before it did; start it again"
+            await self._finish(running.id, "interrupted", reason, runner=running.runner)
+            shutil.rmtree(self._folder(running.id), ignore_errors=True)
+
+    def _folder(self, id: str) -> Path:
+        return self._settings.home / "trainings" / id
+
+    async def _finish(self, id: str, state: str, reason: str, *, runner: str, **values: Any) -> None:
+        def work(connection: Connection) -> bool:
+            return trainings.finish(connection, id, state, runner=runner, reason=reason, **values)
+
+        if await self._database.write(work):
+            log.info("training", extra={"fields": {"training": id, "state": state, "reason": reason}})
+
+    async def _train(self, training: Training) -> None:
+        log.info("training", extra={"fields": {"training": training.id, "state": "running"}})
+        folder, told, champion = self._folder(training.id), Told(), self._serving.active
+        try:
+            ended = await self._attempt(training, folder, champion, told)
+            if ended is not None:
+                await self._settle(training, ended, told)
+        except asyncio.CancelledError:
+            with suppress(StanceryError):
+                await self._finish(training.id, "interrupted", "the service was stopped", runner=self._me)
+            raise
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    async def _attempt(self, training: Training, folder: Path, champion: Bundle, told: Told) -> Ended | None:
+        """Run the trainer; return how it ended, or None where the job is somebody else's by now."""
+        try:
+            await run_sync(self._write_examples, folder, champion, limiter=self._threads)
+        except (OSError, StoreUnavailable) as error:
+            return Ended("failed", f"the labels could not be written out: {error}")
+        with (folder / "log").open("wb") as errors:
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    *self._command(training, folder, champion),
+                    stdin=asyncio.subprocess.PIPE,
+                    stdout=asyncio.subprocess.PIPE,
+                    stderr=errors,
+                    limit=_LINE,
+                    # A group of its own to be ended by, in the session of the service: schedulers that group by
+                    # session would make its niceness count for nothing against the service.
+                    process_group=0,
+                )
+            except OSError as error:
+                return Ended("failed", f"the trainer {self._settings.trainer} cannot be started: {error.strerror}")
+        assert process.stdout is not None
+        listening = asyncio.create_task(told.listen(process.stdout))
+        try:
+            stopped = await self._look_after(training, process.pid, listening, told)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            listening.cancel()
+            code = await process.wait()
+        if stopped is not None:
+            return None if stopped.state == "lost" else stopped
+        if told.done is not None:
+            return Ended("succeeded", "", Path(told.done["bundle"]), told.done["gate"])
+        return Ended("failed", "; ".join(told.errors) or _last_words(code, folder / "log"))
+
+    def _write_examples(self, folder: Path, champion: Bundle) -> None:
+        folder.mkdir(parents=True)
+        with self._database.reading() as connection:
+            up_to = corpus.last_number(connection)
+        with (folder / "examples.jsonl").open("wb") as file:
+            for example in corpus.examples(self._database, up_to):
+                file.write(msgspec.json.encode(example) + b"\n")
+        shutil.copy(champion.path / TAXONOMY, folder / TAXONOMY)
+
+    def _command(self, training: Training, folder: Path, champion: Bundle) -> list[str]:
+        settings = self._settings
+        options = {
+            "--taxonomy": folder / TAXONOMY,
+            "--into": folder / "bundles",
+            "--champion": champion.path.absolute(),
+            "--family": training.family,
+            "--seed": training.seed,
+            "--jobs": settings.train_jobs,
+            "--memory-mb": settings.train_memory_mb,
+            "--nice": _NICEST,
+        }
+        given = [str(part) for pair in options.items() for part in pair]
+        return [settings.trainer, "-m", "training", str(folder / "examples.jsonl"), *given, "--attached"]
+
+    async def _look_after(
+        self, training: Training, group: int, listening: asyncio.Task[None], told: Told
+    ) -> Ended | None:
+        """Wait until the trainer is silent; return why it must be stopped, if it must."""
+        settings, start = self._settings, time.monotonic()
+
+        def show(connection: Connection) -> tuple[bool, str | None]:
+            return trainings.beat(connection, training.id, self._me, told.progress)
+
+        while not listening.done():
+            await asyncio.wait({listening}, timeout=INTERVAL)
+            if processes.group_memory(group) > settings.train_memory_mb * 1_000_000:
+                limit = f"{settings.train_memory_mb:,} MB"
+                return Ended("failed", f"out of memory: took more than {limit}, which --train-memory-mb allows")
+            if time.monotonic() - start > settings.train_seconds:
+                limit = f"{settings.train_seconds:,.0f} s"
+                return Ended("failed", f"out of time: took longer than {limit}, which --train-seconds allows")
+            # Without a store there is nobody to tell, and the work goes on.
+            with suppress(StoreUnavailable):
+                mine, cancelled_by = await self._database.write(show)
+                if not mine:
+                    return Ended("lost", "")
+                if cancelled_by is not None:
+                    return Ended("cancelled", f"cancelled by {cancelled_by}")
+        return None
+
+    async def _settle(self, training: Training, ended: Ended, told: Told) -> None:
+        """Write down how a training ended; where it made a model, register it, and let it take over if it may."""
+        version: str | None = None
+        if ended.bundle is not None:
+            try:
+                bundle = await run_sync(self._keep, ended.bundle, limiter=self._threads)
+                version = bundle.manifest.version
+            except (OSError, StanceryError) as error:
+                ended = Ended("failed", f"the new bundle cannot be kept: {error}")
+
+        def work(connection: Connection) -> str | None:
+            mine, _ = trainings.beat(connection, training.id, self._me, told.progress)
+            if not mine:
+                return None
+            reason = ended.reason
+            if ended.bundle is not None:
+                reason = self._promote(connection, bundle, ended.gate or {}, training)
+            values = {"reason": reason, "model": version, "audit": told.audit, "gate": ended.gate}
+            trainings.finish(connection, training.id, ended.state, runner=self._me, **values)
+            return reason
+
+        while True:
+            try:
+                reason = await self._database.write(work)
+                break
+            except StoreUnavailable:
+                await asyncio.sleep(1)
+        fields = {"training": training.id, "state": ended.state, "model": version, "reason": reason}
+        log.info("training", extra={"fields": fields})
+
+    def _keep(self, made: Path) -> Bundle:
+        """Move a bundle home and verify it there; the same model made again is there already."""
+        target = self._settings.bundles / made.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not target.exists():
+            made.rename(target)
+        return verified(target)
+
+    def _promote(self, connection: Connection, bundle: Bundle, gate: dict[str, Any], training: Training) -> str:
+        """Register a model, and make it the active one if the gate and the settings say so; return what was done."""
+        manifest, passed = bundle.manifest, bool(gate.get("passed"))
+        state = "candidate" if passed else "rejected"
+        versions.register(connection, manifest, bundle.path, self._settings.home, state)
+        active = versions.wanted(connection)
+        if active is not None and active.version == manifest.version:
+            return "these labels make the model that is active already"
+        if not passed:
+            return "rejected by the gate: " + "; ".join(gate.get("reasons", []))
+        if self._settings.promote != "auto":
+            return "passed the gate, and waits to be activated by hand"
+        if active is not None and active.version != gate.get("champion"):
+            return f"passed the gate against {gate.get('champion')}, which is not active any more; activate it by hand"
+        versions.activate(connection, manifest.version, f"training {training.id}")
+        return "passed the gate and was activated"
+
+
+def _last_words(code: int, log_file: Path) -> str:
+    """Say how a trainer ended that did not say so itself."""
+    if code < 0:
+        name = signal.Signals(-code).name
+        return f"the trainer was ended by {name}" + (", as when memory runs out" if name == "SIGKILL" else "")
+    lines: list[str] = []
+    with suppress(OSError):
+        lines = log_file.read_text(errors="replace").split("\n")[-4:]
+    words = " ".join(line.strip() for line in lines if line.strip())[-_WORDS:]
+    # A library that finds no memory may end the process in words of its own.
+    why = "out of memory: " if "memory" in words.lower() else ""
+    return f"{why}the trainer ended with exit code {code}" + (f": {words}" if words else "")
