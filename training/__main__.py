@@ -1,38 +1,100 @@
-"""``python -m training``: one training as a process of its own, its progress one JSON object a line on stdout."""
+"""``python -m training``: one training as a process of its own, its progress one JSON object a line on stdout.
+
+The last line has the phase ``done``, with the version, the bundle and the gate, or ``failed``, with the errors. Exit
+codes: 0 done, 1 failed, 2 the input or the call is at fault.
+"""
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
+import os
+import shutil
 import sys
+import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from models.errors import InvalidData, StanceryError
-from training.run import Options, Progress, train
+from training import process
+
+if TYPE_CHECKING:
+    from training.progress import Progress
+
+_OPTIONS = ("family", "holdout", "seed", "jobs")
 
 
 def main() -> int:
-    """Run a training. Exit codes: 0 done, 1 failed, 2 the input is at fault."""
+    """Run a training."""
+    arguments = _arguments()
+    scratch = _scratch(arguments.into)
+    try:
+        if arguments.attached:
+            process.end_with_caller(*scratch)
+        if arguments.nice:
+            process.lower_priority(arguments.nice)
+        if arguments.memory_mb:
+            process.limit_memory(arguments.memory_mb)
+        return _train(arguments)
+    except Exception as error:
+        _say({"phase": "failed", "errors": [process.explain(error)]})
+        return 1
+    finally:
+        for folder in scratch:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
     parser.add_argument("examples", type=Path)
-    parser.add_argument("--taxonomy", type=Path, required=True)
-    parser.add_argument("--output", "-o", type=Path, required=True)
-    parser.add_argument("--holdout", type=float, default=Options.holdout)
-    parser.add_argument("--seed", type=int, default=Options.seed)
-    arguments = parser.parse_args()
-    options = Options(holdout=arguments.holdout, seed=arguments.seed)
+    parser.add_argument("--taxonomy", type=Path, required=True, help="TOML, or a bundle's taxonomy.json")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--output", "-o", type=Path, help="the bundle's folder")
+    where.add_argument("--into", type=Path, help="the folder to put the bundle in, under its version")
+    parser.add_argument("--champion", type=Path, help="the bundle to beat")
+    parser.add_argument("--attached", action="store_true", help="end when standard input does")
+    parser.add_argument("--nice", type=int, default=0, help="raise the niceness by so much; 19 yields to everybody")
+    parser.add_argument("--memory-mb", type=int, default=0, help="what each process may allocate")
+    for name, kind in zip(_OPTIONS, (str, float, int, int), strict=True):
+        # The defaults are those of training.run.Options, which is too large to load before the limits are set.
+        parser.add_argument(f"--{name}", type=kind, default=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def _scratch(into: Path | None) -> list[Path]:
+    """Have the arrays that fitting processes share put beside the bundle, where a caller who kills us finds them."""
+    if into is None or "JOBLIB_TEMP_FOLDER" in os.environ:
+        return []
+    into.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=".training-", dir=into))
+    os.environ["JOBLIB_TEMP_FOLDER"] = str(folder)
+    return [folder]
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    from models.errors import InvalidData, StanceryError
+    from training.run import Options, run
+
+    options = Options(**{name: value for name, value in vars(arguments).items() if name in _OPTIONS})
+    into = arguments.into
+    output = arguments.output if into is None else lambda version: into / version
     try:
-        train(arguments.examples, arguments.taxonomy, arguments.output, options, _print)
+        run(arguments.examples, arguments.taxonomy, output, options, _tell, arguments.champion)
+    except InvalidData as error:
+        _say({"phase": "failed", "errors": error.faults})
+        return 2
     except StanceryError as error:
-        faults = error.faults if isinstance(error, InvalidData) else (str(error),)
-        print(json.dumps({"phase": "failed", "errors": faults}), flush=True)
-        return 2 if isinstance(error, InvalidData) else 1
+        _say({"phase": "failed", "errors": [str(error)]})
+        return 1
     return 0
 
 
-def _print(progress: Progress) -> None:
-    print(json.dumps(dataclasses.asdict(progress)), flush=True)
+def _tell(progress: Progress) -> None:
+    shown = {name: getattr(progress, name) for name in ("phase", "fraction", "message", "seconds_left")}
+    _say(shown | progress.details)
+
+
+def _say(line: dict[str, Any]) -> None:
+    print(json.dumps(line), flush=True)
 
 
 if __name__ == "__main__":

@@ -93,7 +93,7 @@ def evaluate(scorer: Scorer, examples: Sequence[Example], *, seed: int = 0) -> d
 
 def measure(scores: Scores, ids: Sequence[str], group_names: Sequence[str], *, seed: int = 0) -> dict[str, Any]:
     """Turn scores into the metrics of :func:`evaluate`."""
-    resample = _Resample(group_names, seed)
+    resample = Resample(group_names, seed)
     report: dict[str, Any] = {
         "paragraphs": len(scores.labels),
         "documents": len(set(group_names)),
@@ -106,7 +106,7 @@ def measure(scores: Scores, ids: Sequence[str], group_names: Sequence[str], *, s
     return report
 
 
-class _Resample:
+class Resample:
     """Sums of per-paragraph counts over resampled groups."""
 
     def __init__(self, group_names: Sequence[str], seed: int) -> None:
@@ -133,42 +133,50 @@ def figure(values: FloatArray) -> dict[str, Any]:
     """Return a metric as its value and interval from its value on the whole set and on each resample."""
     tails = 50 * (1 - LEVEL), 100 - 50 * (1 - LEVEL)
     low, high = np.nanpercentile(values[1:], tails) if not np.isnan(values[1:]).all() else (np.nan, np.nan)
-    return {"value": _number(values[0]), "interval": [_number(low), _number(high)]}
+    return {"value": number(values[0]), "interval": [number(low), number(high)]}
 
 
-def _number(value: float) -> float | None:
+def wilson(share: FloatArray | float, count: NDArray[np.int64] | int, z: float = 1.96) -> tuple[FloatArray, FloatArray]:
+    """Return the score interval of a share (Wilson 1927), which keeps its width at 0 and 1."""
+    centre = share + z**2 / (2 * count)
+    half = z * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
+    low, high = (centre - half) / (1 + z**2 / count), (centre + half) / (1 + z**2 / count)
+    return np.minimum(low, share), np.maximum(high, share)
+
+
+def number(value: float) -> float | None:
     return None if np.isnan(value) else round(float(value), 6)
 
 
-def _ratio(part: FloatArray, whole: FloatArray, empty: float = np.nan) -> FloatArray:
+def ratio(part: FloatArray, whole: FloatArray, empty: float = np.nan) -> FloatArray:
     return np.asarray(np.divide(part, whole, out=np.full(np.shape(whole), empty), where=whole > 0))
 
 
-def _prf(hits: FloatArray, predicted: FloatArray, gold: FloatArray) -> dict[str, FloatArray]:
+def prf(hits: FloatArray, predicted: FloatArray, gold: FloatArray) -> dict[str, FloatArray]:
     """Precision, recall and F1: 0 where nothing was hit, undefined where nothing is gold and nothing predicted."""
     there = (predicted + gold) > 0
 
     def part(whole: FloatArray) -> FloatArray:
-        return np.where(there, _ratio(hits, whole, empty=0.0), np.nan)
+        return np.where(there, ratio(hits, whole, empty=0.0), np.nan)
 
-    return {"precision": part(predicted), "recall": part(gold), "f1": _ratio(2 * hits, predicted + gold)}
+    return {"precision": part(predicted), "recall": part(gold), "f1": ratio(2 * hits, predicted + gold)}
 
 
-def _mean(values: FloatArray) -> FloatArray:
+def mean(values: FloatArray) -> FloatArray:
     """Mean over the last axis of what is defined."""
     defined = ~np.isnan(values)
-    return _ratio(np.where(defined, values, 0.0).sum(axis=-1), defined.sum(axis=-1).astype(float))
+    return ratio(np.where(defined, values, 0.0).sum(axis=-1), defined.sum(axis=-1).astype(float))
 
 
 def _figures(parts: dict[str, FloatArray], pick: Callable[[FloatArray], FloatArray]) -> dict[str, Any]:
     return {name: figure(pick(values)) for name, values in parts.items()}
 
 
-def _topic_metrics(scores: Scores, ids: Sequence[str], resample: _Resample) -> dict[str, Any]:
+def _topic_metrics(scores: Scores, ids: Sequence[str], resample: Resample) -> dict[str, Any]:
     hits = resample.sums((scores.labels & scores.predicted).astype(float))
     predicted = resample.sums(scores.predicted.astype(float))
     gold = resample.sums(scores.labels.astype(float))
-    each = _prf(hits, predicted, gold)
+    each = prf(hits, predicted, gold)
     squared = resample.sums(((scores.topics - scores.labels) ** 2).mean(axis=1))
     paragraphs = resample.sums(np.ones(len(scores.labels)))
     # Macro averages run over the topics that have a gold or a predicted paragraph.
@@ -182,17 +190,17 @@ def _topic_metrics(scores: Scores, ids: Sequence[str], resample: _Resample) -> d
         for index, name in enumerate(ids)
     }
     return {
-        "micro": _figures(_prf(hits.sum(axis=1), predicted.sum(axis=1), gold.sum(axis=1)), lambda values: values),
-        "macro": {"topics": int(there.sum()), **_figures(each, lambda values: _mean(values[:, there]))},
+        "micro": _figures(prf(hits.sum(axis=1), predicted.sum(axis=1), gold.sum(axis=1)), lambda values: values),
+        "macro": {"topics": int(there.sum()), **_figures(each, lambda values: mean(values[:, there]))},
         "per_topic": per_topic,
-        "brier": figure(_ratio(squared, paragraphs)),
+        "brier": figure(ratio(squared, paragraphs)),
         "ece": _ece(
             np.repeat(np.arange(len(scores.labels)), len(ids)), scores.topics.ravel(), scores.labels.ravel(), resample
         ),
     }
 
 
-def _stance_metrics(scores: Scores, resample: _Resample) -> dict[str, Any]:
+def _stance_metrics(scores: Scores, resample: Resample) -> dict[str, Any]:
     hot = np.eye(len(STANCES))
     gold, best = hot[scores.stance], scores.stances.argmax(axis=1)
     found = scores.predicted[scores.row, scores.topic]
@@ -204,13 +212,13 @@ def _stance_metrics(scores: Scores, resample: _Resample) -> dict[str, Any]:
         "end_to_end": _stance_figures(
             scores, resample, hot[best] * found[:, None], scores.false_row, hot[scores.false_stance]
         ),
-        "brier": figure(_ratio(squared, pairs)),
+        "brier": figure(ratio(squared, pairs)),
         "ece": _ece(scores.row, scores.stances.max(axis=1), best == scores.stance, resample),
     }
 
 
 def _stance_figures(
-    scores: Scores, resample: _Resample, predicted: FloatArray, extra_row: NDArray[np.int64], extra: FloatArray
+    scores: Scores, resample: Resample, predicted: FloatArray, extra_row: NDArray[np.int64], extra: FloatArray
 ) -> dict[str, Any]:
     """Stance figures over the gold pairs and, end to end, the predicted pairs that are not gold.
 
@@ -220,10 +228,10 @@ def _stance_figures(
     hits = resample.sums(gold * predicted, scores.row)
     claimed = resample.sums(predicted, scores.row) + resample.sums(extra, extra_row)
     there = resample.sums(gold, scores.row)
-    each = _prf(hits, claimed, there)
+    each = prf(hits, claimed, there)
     return {
-        "macro_f1": figure(_mean(each["f1"])),
-        "accuracy": figure(_ratio(hits.sum(axis=1), there.sum(axis=1))),
+        "macro_f1": figure(mean(each["f1"])),
+        "accuracy": figure(ratio(hits.sum(axis=1), there.sum(axis=1))),
         "per_stance": {
             name: {
                 "support": int(there[0, index]),
@@ -236,11 +244,11 @@ def _stance_figures(
 
 
 def _ece(
-    row: NDArray[np.int64], confidence: FloatArray, outcome: NDArray[np.bool_], resample: _Resample
+    row: NDArray[np.int64], confidence: FloatArray, outcome: NDArray[np.bool_], resample: Resample
 ) -> dict[str, Any]:
     """Expected calibration error over equal-width bins (Guo et al. 2017, section 2)."""
     position = np.minimum((confidence * ECE_BINS).astype(int), ECE_BINS - 1)
     bins = np.eye(ECE_BINS)[position]
     gap = resample.sums(bins * (confidence - outcome)[:, None], row)
     total = resample.sums(np.ones(len(row)), row)
-    return figure(_ratio(np.abs(gap).sum(axis=1), total))
+    return figure(ratio(np.abs(gap).sum(axis=1), total))

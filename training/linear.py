@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 
 from models.examples import STANCES, Example
 from models.features import NgramFeatures
-from training.splits import shadows
+from training.splits import Near, shadows
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -105,11 +105,11 @@ class Folds:
     Parameters
     ----------
     fold : ndarray of int64, shape (n,)
-    near : ndarray of int64, shape (n_near, 2)
-        Pairs of near-duplicate rows.
+    near : Near
+        Copies and near-duplicates among the rows.
     """
 
-    def __init__(self, fold: IntArray, near: IntArray) -> None:
+    def __init__(self, fold: IntArray, near: Near) -> None:
         self.scored = [fold == k for k in np.unique(fold)]
         self.fitted = [~scored & ~shadows(near, scored) for scored in self.scored]
 

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from models.examples import STANCES
+from training.evaluation import wilson
 
 FloatArray = NDArray[np.float64]
 INK = "#22313f"
@@ -92,7 +93,7 @@ def reliability(curves: Sequence[tuple[str, FloatArray, NDArray[np.bool_]]]) -> 
             kept = count > 0
             mean = np.bincount(bins, confidence, 10)[kept] / count[kept]
             came_true = np.bincount(bins, outcome, 10)[kept] / count[kept]
-            low, high = _wilson(came_true, count[kept])
+            low, high = wilson(came_true, count[kept])
             axis.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--")
             axis.errorbar(
                 mean,
@@ -107,14 +108,6 @@ def reliability(curves: Sequence[tuple[str, FloatArray, NDArray[np.bool_]]]) -> 
             axis.set(xlim=(0, 1), ylim=(0, 1), xlabel="probability said", ylabel="share that came true")
             axis.set_title(title, fontsize=9, loc="left")
         return _svg(figure, "Reliability diagram")
-
-
-def _wilson(share: FloatArray, count: NDArray[np.int64], z: float = 1.96) -> tuple[FloatArray, FloatArray]:
-    """Return the score interval of a share (Wilson 1927), which keeps its width at 0 and 1."""
-    centre = share + z**2 / (2 * count)
-    half = z * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
-    low, high = (centre - half) / (1 + z**2 / count), (centre + half) / (1 + z**2 / count)
-    return np.minimum(low, share), np.maximum(high, share)
 
 
 def confusion(panels: Sequence[tuple[str, Sequence[Sequence[int]]]]) -> str:

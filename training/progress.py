@@ -1,14 +1,57 @@
-"""A training's progress on a terminal, or as plain lines in a pipe."""
+"""How far a training is: told step by step, shown on a terminal, or as plain lines in a pipe."""
 
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
 
 from tqdm import tqdm
 
-from training.run import Progress
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a training stands: ``fraction`` of its work done, in [0, 1], and ``seconds_left`` at the pace so far.
+
+    ``details`` holds what a phase found, as plain data: the audit's ``audit``; ``version``, ``bundle`` and ``gate``
+    once it is done.
+    """
+
+    phase: str
+    fraction: float
+    message: str
+    seconds_left: float | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+class Teller:
+    """Count steps of a known total and pass the state on."""
+
+    def __init__(self, tell: Callable[[Progress], None], total: int) -> None:
+        self._tell = tell
+        self._total = total
+        self._done = 0
+        self._start = time.monotonic()
+        self._phase, self._message = "read", ""
+
+    def phase(self, name: str, message: str, **details: Any) -> None:
+        self._phase, self._message = name, message
+        self._send(details)
+
+    def step(self) -> None:
+        self._done += 1
+        self._send({})
+
+    def done(self, message: str, **details: Any) -> None:
+        self._tell(Progress("done", 1.0, message, 0.0, details))
+
+    def _send(self, details: dict[str, Any]) -> None:
+        spent = time.monotonic() - self._start
+        left = spent / self._done * (self._total - self._done) if self._done else None
+        self._tell(Progress(self._phase, min(1.0, self._done / self._total), self._message, left, details))
 
 
 @contextmanager

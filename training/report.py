@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.bundle import Manifest
+from models.bundle import REPORT, Manifest
 from models.examples import STANCES
 from models.figures import headline, text_figure
 from models.linear import LinearModel
@@ -46,7 +47,7 @@ def topic_rows(manifest: Manifest) -> list[tuple[str, ...]]:
 TOPIC_HEADER = ("topic", "held out", "precision", "recall", "F1", "threshold")
 
 
-def model_card(manifest: Manifest, taxonomy: Taxonomy, warnings: Sequence[str]) -> str:
+def model_card(manifest: Manifest, taxonomy: Taxonomy, warnings: Sequence[str], audit: Mapping[str, Any]) -> str:
     """Return the model card, Markdown, headed as in Mitchell et al. (2019), "Model Cards for Model Reporting"."""
     counts = manifest.counts
     measured = headline(manifest.metrics) if manifest.metrics else []
@@ -71,6 +72,10 @@ def model_card(manifest: Manifest, taxonomy: Taxonomy, warnings: Sequence[str]) 
         f"(SHA-256 {manifest.examples_hash[:12]}…): {counts['fitted']} fitted on, {counts['held_out']} held out, "
         f"{counts['left_out_as_near_duplicates']} left out because they nearly repeat a held-out one. "
         f"{counts['off_topic']} are off topic.",
+        "",
+        f"Worth a second look, and listed in `{REPORT}`: {audit['likely_mislabels']['count']} likely mislabels, "
+        f"{audit['conflicts']['count']} texts labelled twice and differently, {audit['near_duplicates']['count']} "
+        "pairs of near-duplicates labelled differently.",
         "",
         "## Metrics",
         "On the held-out part, which neither weights nor calibration nor thresholds have seen; 95 % intervals."
@@ -182,14 +187,10 @@ def draw(
     return drawn
 
 
-def report_page(manifest: Manifest, drawn: Sequence[tuple[str, str, str]], warnings: Sequence[str]) -> str:
+def report_page(
+    manifest: Manifest, drawn: Sequence[tuple[str, str, str]], warnings: Sequence[str], audit: Mapping[str, Any]
+) -> str:
     """Return the report: one HTML page that needs nothing else."""
-
-    def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-        head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
-        body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-
     counts = manifest.counts
     parts = [
         f"<h1>{html.escape(manifest.version)}</h1>",
@@ -202,12 +203,13 @@ def report_page(manifest: Manifest, drawn: Sequence[tuple[str, str, str]], warni
         parts += [
             "<h2>How good it is</h2>",
             "<p>On the held-out part; in brackets 95 % intervals.</p>",
-            table(("metric", "value"), headline(manifest.metrics)),
+            _table(("metric", "value"), headline(manifest.metrics)),
             "<h2>Topic by topic</h2>",
-            table(TOPIC_HEADER, topic_rows(manifest)),
+            _table(TOPIC_HEADER, topic_rows(manifest)),
         ]
     for title, caption, svg in drawn:
         parts.append(f"<h2>{html.escape(title)}</h2><p>{html.escape(caption)}</p>{svg}")
+    parts += _audit(audit)
     parts.append("<h2>How it decides</h2><dl>")
     for name, statement in manifest.rule_statements.items():
         parts.append(f"<dt><code>{html.escape(name)}</code></dt><dd>{html.escape(statement)}</dd>")
@@ -216,3 +218,70 @@ def report_page(manifest: Manifest, drawn: Sequence[tuple[str, str, str]], warni
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(manifest.version)}</title>'
         f"<style>{_STYLE}</style>{''.join(parts)}</html>\n"
     )
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _audit(audit: Mapping[str, Any]) -> list[str]:
+    """Return the section on labels worth a second look."""
+
+    def share(value: float | None) -> str:
+        return "–" if value is None else f"{value:.3f}"
+
+    def listed(title: str, caption: str, found: Mapping[str, Any], header: Sequence[str], rows: Any) -> str:
+        more = f"; the {len(found['listed'])} worst or first of them" if found["count"] > len(found["listed"]) else ""
+        summary = f"<summary>{html.escape(title)}: {found['count']:,}{more}</summary>"
+        return f"<details>{summary}<p>{html.escape(caption)}</p>{_table(header, list(rows))}</details>"
+
+    def pairs(found: Mapping[str, Any]) -> list[tuple[str, ...]]:
+        return [
+            (entry["text"], ", ".join(entry["ids"]), " | ".join(_labels(labels) for labels in entry["labels"]))
+            for entry in found["listed"]
+        ]
+
+    mislabels = audit["likely_mislabels"]
+    return [
+        "<h2>Labels worth a second look</h2>",
+        "<p>By models that had not seen the paragraph. Nothing was changed or left out for it.</p>",
+        _table(
+            ("topic", "paragraphs", "label confirmed", "with a stance", "stance confirmed"),
+            [
+                (name, str(row["n"]), share(row["topic"]), str(row["n_stances"]), share(row["stance"]))
+                for name, row in audit["agreement"].items()
+            ],
+        ),
+        listed(
+            "Likely mislabels",
+            "Another label than the one given scored as high as it does on average where it is given (confident "
+            "learning, Northcutt, Jiang and Chuang 2021). The worst first.",
+            mislabels,
+            ("text", "id", "topic", "given", "suggested", "probability"),
+            (
+                (*(entry[key] for key in ("text", "id", "topic", "given", "suggested")), f"{entry['confidence']:.2f}")
+                for entry in mislabels["listed"]
+            ),
+        ),
+        listed(
+            "Texts labelled twice and differently",
+            "The same but for case and spacing.",
+            audit["conflicts"],
+            ("text", "ids", "labels"),
+            pairs(audit["conflicts"]),
+        ),
+        listed(
+            "Near-duplicates labelled differently",
+            "They share at least half of the five-word sequences of the shorter one. A changed word may well change "
+            "the label; look.",
+            audit["near_duplicates"],
+            ("text", "ids", "labels"),
+            pairs(audit["near_duplicates"]),
+        ),
+    ]
+
+
+def _labels(topics: Mapping[str, str | None]) -> str:
+    return ", ".join(f"{name}: {stance}" if stance else name for name, stance in topics.items()) or "off topic"

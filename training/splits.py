@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,25 +23,41 @@ NEAR_DUPLICATE = 0.5
 _COMMON = 50
 
 
-def near_duplicates(texts: Sequence[str]) -> NDArray[np.int64]:
-    """Find near-duplicates: texts that share at least half of the 5-word shingles of the shorter one.
+class Near(NamedTuple):
+    """Near-duplicates among texts. Copies of one text may be thousands, so only the first of them stands in a pair.
 
-    The measure is the containment of Broder (1997), "On the resemblance and containment of documents".
-
-    Returns
-    -------
-    ndarray of int64, shape (n_pairs, 2)
-        Pairs ``(i, j)`` with ``i < j``.
+    Attributes
+    ----------
+    pairs : ndarray of int64, shape (n_pairs, 2)
+        Pairs ``(i, j)`` with ``i < j`` of texts that share at least half of the 5-word shingles of the shorter one.
+    first : ndarray of int64, shape (n_texts,)
+        The place of the first text that each text is a copy of, its own where it is the first.
     """
-    shingles = [_shingles(text) for text in texts]
+
+    pairs: NDArray[np.int64]
+    first: NDArray[np.int64]
+
+    def among(self, kept: NDArray[np.bool_]) -> Near:
+        """Return those among the kept texts, counted anew. Copies must be kept all or none."""
+        place = np.cumsum(kept) - 1
+        return Near(place[self.pairs[kept[self.pairs].all(axis=1)]], place[self.first[kept]])
+
+
+def folded(text: str) -> str:
+    """Return `text` without its case and spacing: texts that fold to the same are copies."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def near_duplicates(texts: Sequence[str]) -> Near:
+    """Find copies and near-duplicates: the containment of Broder (1997), "On the resemblance and containment of
+    documents"."""
+    firsts: dict[str, int] = {}
+    first = np.array([firsts.setdefault(folded(text), index) for index, text in enumerate(texts)], dtype=np.int64)
+    shingles: dict[int, set[tuple[str, ...]]] = {}
     holders: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)
-    pairs = []
-    first: dict[str, int] = {}
-    for index, own in enumerate(shingles):
-        # Copies of one text may be so many that their shingles count as boilerplate.
-        if first.setdefault(texts[index], index) != index:
-            pairs.append((first[texts[index]], index))
-            continue
+    pairs: list[tuple[int, int]] = []
+    for index in firsts.values():
+        own = shingles[index] = _shingles(texts[index])
         shared: Counter[int] = Counter()
         for shingle in own:
             if len(holders[shingle]) <= _COMMON:
@@ -50,22 +68,55 @@ def near_duplicates(texts: Sequence[str]) -> NDArray[np.int64]:
             for other, count in shared.items()
             if count >= NEAR_DUPLICATE * min(len(own), len(shingles[other]))
         ]
-    return np.array(pairs, dtype=np.int64).reshape(-1, 2)
+    return Near(np.array(sorted(pairs), dtype=np.int64).reshape(-1, 2), first)
 
 
-def shadows(pairs: NDArray[np.int64], measured: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Tell which texts are near-duplicates of a measured one without being measured, shape (n_texts,).
+def shadows(near: Near, measured: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Tell which texts are copies or near-duplicates of a measured one without being measured, shape (n_texts,).
 
     Parameters
     ----------
-    pairs : ndarray of int64, shape (n_pairs, 2)
-        From :func:`near_duplicates`.
+    near : Near
     measured : ndarray of bool, shape (n_texts,)
     """
-    found = np.zeros(len(measured), dtype=bool)
-    for first, second in (pairs.T, pairs.T[::-1]):
-        found[first[measured[second]]] = True
-    return found & ~measured
+    source = np.zeros(len(measured), dtype=bool)
+    source[near.first[measured]] = True
+    found = source.copy()
+    for one, other in (near.pairs.T, near.pairs.T[::-1]):
+        found[one[source[other]]] = True
+    return found[near.first] & ~measured
+
+
+class Split(NamedTuple):
+    """Which examples are measured on and which are fitted on, bool of shape (n_examples,) each; those on neither side
+    nearly repeat a measured one. ``near`` are the near-duplicates among the examples."""
+
+    held: NDArray[np.bool_]
+    fitted: NDArray[np.bool_]
+    near: Near
+
+
+def split(texts: Sequence[str], group_names: Sequence[str], fraction: float, frozen: Sequence[str] = ()) -> Split:
+    """Part examples into what is measured on and what is fitted on.
+
+    Parameters
+    ----------
+    texts, group_names : sequence of str, length n_examples
+    fraction : float
+        Part of the groups to hold out.
+    frozen : sequence of str
+        Texts that an earlier model was measured on. Wherever they stand now, they are held out again, and nothing
+        that nearly repeats them is fitted on.
+    """
+    own = [folded(text) for text in texts]
+    known = {folded(text): text for text in frozen}
+    held = holdout(group_names, fraction) | np.array([text in known for text in own], dtype=bool)
+    present = set(own)
+    gone = [text for fold, text in known.items() if fold not in present]
+    near = near_duplicates([*texts, *gone])
+    measured = np.append(held, np.ones(len(gone), dtype=bool))
+    fitted = ~(measured | shadows(near, measured))[: len(texts)]
+    return Split(held, fitted, near.among(np.arange(len(measured)) < len(texts)))
 
 
 def holdout(group_names: Sequence[str], fraction: float) -> NDArray[np.bool_]:

@@ -1,0 +1,179 @@
+"""What a bundle says of the model in it: its manifest, its model card and its report."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version as library_version
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+
+from models.bundle import CARD, FORMAT, HOLDOUT, REPORT, Canary, Manifest, content_files
+from models.examples import STANCES, Example, examples_hash
+from models.features import CHAR_NGRAMS, WORD_NGRAMS
+from models.linear import FAMILY
+from models.scorer import Scorer
+from models.taxonomy import Taxonomy
+from training import calibration, linear, report
+from training.evaluation import Scores
+from training.fitting import Choices, Material
+from training.selection import STANCE_GRID, TOPIC_GRID
+
+_CANARIES = 4
+_LIBRARIES = ("joblib", "numpy", "safetensors", "scikit-learn", "scipy")
+
+
+class Sides(NamedTuple):
+    """All examples; ``kept`` are those held out, ``carried`` rows that an earlier model was measured on and that are
+    not among the examples any more."""
+
+    examples: list[Example]
+    kept: list[Example]
+    carried: list[Example]
+
+
+class Measured(NamedTuple):
+    """What was found out about a model and its labels; scores, metrics and curve are of the rows held out."""
+
+    audit: dict[str, Any]
+    scores: Scores | None
+    metrics: dict[str, Any]
+    curve: list[dict[str, float]]
+
+
+def seal(
+    material: Material,
+    choices: Choices,
+    scorer: Scorer,
+    sides: Sides,
+    measured: Measured,
+    *,
+    asked: Mapping[str, Any],
+    parent: str | None,
+) -> tuple[Manifest, dict[str, bytes]]:
+    """Return the manifest, as yet without digests, and the files of a bundle.
+
+    Parameters
+    ----------
+    material, choices, scorer
+        What was fitted.
+    sides : Sides
+    measured : Measured
+    asked : mapping
+        The settings that were asked for.
+    parent : str, optional
+        The champion's version.
+    """
+    taxonomy, (examples, kept, carried) = material.taxonomy, sides
+    settings = {
+        **asked,
+        "folds": choices.folds,
+        "topic_c": choices.topic_c,
+        "stance_c": choices.stance_c,
+        "chosen_from": {"topic_c": TOPIC_GRID, "stance_c": STANCE_GRID, "by": "out-of-fold log loss"},
+        "min_df": linear.MIN_DF,
+        "word_ngrams": WORD_NGRAMS,
+        "char_ngrams": CHAR_NGRAMS,
+    }
+    files = content_files(taxonomy, scorer.model)
+    if kept or carried:
+        files[HOLDOUT] = msgspec.json.Encoder().encode_lines([*kept, *carried])
+    data_hash = examples_hash(examples)
+    # The version names what scores, how it decides, and what it was fitted and measured on.
+    named = [*(files[name] for name in sorted(files)), msgspec.json.encode([choices.rules, settings, data_hash])]
+    content = hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in named)).hexdigest()
+    version = f"{FAMILY}-{content[:12]}"
+    manifest = Manifest(
+        format=FORMAT,
+        family=FAMILY,
+        version=version,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        # The same examples again make the champion itself, and nothing is its own parent.
+        parent=parent if parent != version else None,
+        taxonomy_hash=taxonomy.hash,
+        examples_hash=data_hash,
+        counts=_counts(examples, material, kept),
+        settings=settings,
+        rules=choices.rules,
+        rule_statements=calibration.RULE_STATEMENTS,
+        calibration=_calibration(taxonomy, choices),
+        metrics=measured.metrics,
+        libraries={"python": platform.python_version(), **{name: library_version(name) for name in _LIBRARIES}},
+        canaries=_canaries(scorer, material.examples),
+        files={},
+        agreement=measured.audit["agreement"],
+    )
+    warnings = _warnings(material)
+    drawn = report.draw(manifest, taxonomy, scorer.model, measured.scores, measured.curve)
+    files[CARD] = report.model_card(manifest, taxonomy, warnings, measured.audit).encode()
+    files[REPORT] = report.report_page(manifest, drawn, warnings, measured.audit).encode()
+    return manifest, files
+
+
+def _calibration(taxonomy: Taxonomy, choices: Choices) -> dict[str, Any]:
+    stance = choices.stance.tempering if choices.stance else None
+    return {
+        "method": "Platt's sigmoid a topic; one temperature and a bias a stance; on out-of-fold scores, folded into "
+        "the weights",
+        "topics": {name: platt._asdict() for name, platt in zip(taxonomy.ids, choices.topic.platts, strict=True)},
+        "stance": {"slope": stance.slope, "offset": stance.offset.tolist()} if stance else None,
+    }
+
+
+def _counts(examples: Sequence[Example], material: Material, kept: Sequence[Example]) -> dict[str, Any]:
+    per_topic = {
+        name: {
+            "paragraphs": sum(name in example.topics for example in examples),
+            **{stance: sum(example.topics.get(name) == stance for example in examples) for stance in STANCES},
+        }
+        for name in material.taxonomy.ids
+    }
+    fitted = len(material.examples)
+    return {
+        "examples": len(examples),
+        "groups": len({example.group for example in examples}),
+        "fitted": fitted,
+        "held_out": len(kept),
+        "left_out_as_near_duplicates": len(examples) - fitted - len(kept),
+        "off_topic": sum(not example.topics for example in examples),
+        "topics": per_topic,
+    }
+
+
+def _warnings(material: Material) -> list[str]:
+    """Say what the examples are too few for."""
+    taxonomy, _, _, _, labels, pairs = material
+    warnings = []
+    for index, topic in enumerate(taxonomy.topics):
+        count = int(labels[:, index].sum())
+        if count < 10:
+            warnings.append(f"{topic.id}: {count} paragraphs to fit on; scores of this topic mean little.")
+        elif topic.proposition:
+            seen = np.bincount(pairs.stance[pairs.topic == index], minlength=len(STANCES))
+            few = [name for name, number in zip(STANCES, seen, strict=True) if number < 5]
+            if few:
+                warnings.append(f"{topic.id}: fewer than 5 paragraphs to fit on for {', '.join(few)}.")
+    return warnings
+
+
+def _canaries(scorer: Scorer, fitted: Sequence[Example]) -> list[Canary]:
+    """Take a few paragraphs, spread over the topics, with the scores they get now."""
+    chosen: dict[str, Example] = {}
+    for example in fitted:
+        chosen.setdefault(next(iter(example.topics), ""), example)
+    canaries = []
+    for name, example in list(chosen.items())[:_CANARIES]:
+        takes = bool(name) and scorer.takes_stance(name)
+        canaries.append(
+            Canary(
+                text=example.text,
+                topics=scorer.topic_scores([example.text])[0].tolist(),
+                stance_topic=name if takes else None,
+                stance=scorer.stance_scores([(example.text, name)])[0].tolist() if takes else None,
+            )
+        )
+    return canaries

@@ -1,0 +1,180 @@
+"""Examples in, a scorer out: features, out-of-fold choices, heads, and how fast more examples make it better."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from models.examples import STANCES, Example
+from models.features import NgramFeatures
+from models.linear import LinearModel
+from models.scorer import Rules, Scorer
+from models.taxonomy import Taxonomy
+from training import calibration, linear, splits
+from training.evaluation import measure, score_examples
+from training.selection import STANCE_GRID, TOPIC_GRID, StanceChoice, TopicChoice, choose_stances, choose_topics
+
+FloatArray = NDArray[np.float64]
+CURVE_PARTS = (0.125, 0.25, 0.5, 1.0)
+
+
+class Material(NamedTuple):
+    """Examples as the heads see them: matrix (n, n_features), labels (n, n_topics), and the pairs with a stance."""
+
+    taxonomy: Taxonomy
+    examples: list[Example]
+    features: NgramFeatures
+    matrix: sparse.csr_matrix
+    labels: NDArray[np.bool_]
+    pairs: linear.Pairs
+
+    @property
+    def groups(self) -> list[str]:
+        return [example.group for example in self.examples]
+
+
+class Choices(NamedTuple):
+    """What was chosen on out-of-fold scores, with those scores; no stance where no example carries one."""
+
+    topic: TopicChoice
+    stance: StanceChoice | None
+    rules: Rules
+    folds: int
+
+    @property
+    def topic_c(self) -> float:
+        return self.topic.c
+
+    @property
+    def stance_c(self) -> float:
+        return self.stance.c if self.stance else STANCE_GRID[0]
+
+    @property
+    def stance_scores(self) -> FloatArray:
+        """Calibrated out-of-fold scores of the pairs with a stance, shape (n_pairs, 3)."""
+        return self.stance.scores if self.stance else np.empty((0, len(STANCES)))
+
+
+def prepare(examples: list[Example], taxonomy: Taxonomy) -> Material:
+    """Count the n-grams of `examples` and encode them."""
+    texts = [example.text for example in examples]
+    features = NgramFeatures.fit(texts, min_df=linear.MIN_DF)
+    return Material(
+        taxonomy,
+        examples,
+        features,
+        linear.feature_matrix(features, texts),
+        linear.topic_labels(examples, taxonomy.ids),
+        linear.stance_pairs(examples, taxonomy.ids),
+    )
+
+
+def choose(
+    material: Material, near: splits.Near, *, folds: int, seed: int, jobs: int, step: Callable[[], None]
+) -> Choices:
+    """Choose strengths, calibration, thresholds and bands, all by models that had not seen the paragraph."""
+    taxonomy, _, _, matrix, labels, pairs = material
+    groups = material.groups
+    n_folds = min(folds, len(set(groups)))
+    dealt = linear.Folds(splits.folds(groups, n_folds, seed), near)
+    topic = choose_topics(matrix, labels, dealt, jobs=jobs, step=step)
+    stance = None
+    if len(pairs.row):
+        stance = choose_stances(matrix, pairs, len(taxonomy.ids), dealt, jobs=jobs, step=step)
+    stance_scores = stance.scores if stance else np.empty((0, len(STANCES)))
+    rules = calibration.choose_rules(taxonomy.ids, topic.scores, labels, stance_scores, pairs.stance)
+    return Choices(topic, stance, rules, n_folds)
+
+
+def fit(
+    material: Material,
+    choices: Choices,
+    *,
+    jobs: int,
+    step: Callable[[], None],
+    rows: NDArray[np.int64] | None = None,
+) -> Scorer:
+    """Fit every head on the given rows, all where none are named, under the calibration and rules of the whole."""
+    taxonomy, examples, features, matrix, labels, pairs = material
+    rows = np.arange(len(examples)) if rows is None else rows
+    inside = np.isin(pairs.row, rows)
+    place = np.full(len(examples), -1)
+    place[rows] = np.arange(len(rows))
+    chosen = linear.Pairs(place[pairs.row[inside]], pairs.topic[inside], pairs.stance[inside])
+    parts = linear.fit_heads(
+        matrix[rows],
+        labels[rows],
+        chosen,
+        topic_c=choices.topic_c,
+        stance_c=choices.stance_c,
+        jobs=jobs,
+        step=step,
+    )
+    return Scorer(taxonomy, choices.rules, _calibrated(features, parts, choices.topic.platts, choices.stance))
+
+
+def steps(n_topics: int, n_folds: int) -> int:
+    """Count the fits of heads that a training tells."""
+    out_of_fold = n_folds * (n_topics * len(TOPIC_GRID) + len(STANCE_GRID))
+    return out_of_fold + (n_topics + 1) * len(CURVE_PARTS)
+
+
+def _calibrated(
+    features: NgramFeatures, parts: linear.Heads, platts: Sequence[calibration.Platt], stance: StanceChoice | None
+) -> LinearModel:
+    """Fold the calibration into the weights, so that serving needs no second step."""
+    slopes, offsets = np.array(platts).T
+    stance_weights, stance_bias = None, None
+    if parts.stance_weights is not None and parts.stance_bias is not None and stance is not None:
+        slope, offset = stance.tempering
+        stance_weights = np.ascontiguousarray(parts.stance_weights * slope, dtype=np.float32)
+        stance_bias = np.tile(parts.stance_bias * slope + offset, (len(slopes), 1))
+    return LinearModel(
+        features,
+        np.ascontiguousarray(parts.topic_weights * slopes, dtype=np.float32),
+        parts.topic_bias * slopes + offsets,
+        stance_weights,
+        stance_bias,
+    )
+
+
+def learning_curve(
+    fit_rows: Callable[..., Scorer], material: Material, kept: Sequence[Example], full: dict[str, Any]
+) -> list[dict[str, float]]:
+    """Measure fits on growing parts of the groups, under the calibration and thresholds of the whole.
+
+    Parameters
+    ----------
+    fit_rows : callable
+        :func:`fit` of this material; takes ``rows``.
+    material : Material
+    kept : sequence of Example
+        What to measure on.
+    full : dict
+        The metrics of the fit on all of the material.
+    """
+    order = splits.shuffled(material.groups)
+    kept_groups = [example.group for example in kept]
+    curve = []
+    for part in CURVE_PARTS:
+        count = round(part * len(order))
+        if count < 2:
+            continue
+        metrics = full
+        if part < 1:
+            scores = score_examples(fit_rows(rows=np.sort(order[:count])), kept)
+            metrics = measure(scores, material.taxonomy.ids, kept_groups)
+        stance = metrics["stance"]["given_topic"]["macro_f1"]["value"] if "stance" in metrics else None
+        topic = metrics["topics"]["macro"]["f1"]["value"]
+        curve.append(
+            {
+                "paragraphs": count,
+                "topic_macro_f1": np.nan if topic is None else topic,
+                "stance_macro_f1": np.nan if stance is None else stance,
+            }
+        )
+    return curve

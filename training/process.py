@@ -1,0 +1,83 @@
+"""What a training does to its own process, so that it neither outlives its caller nor starves anybody.
+
+Nothing here may import more than the standard library: limits are set before anything large is loaded.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import signal
+import sys
+import threading
+import traceback
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from pathlib import Path
+
+_NICEST = 19
+
+
+def end_with_caller(*leftovers: Path) -> None:
+    """Kill this process and every one it started as soon as standard input ends, since its caller is gone then.
+
+    The fitting processes are in this process's group, so the group is what is killed. `leftovers` are folders that
+    would stay behind.
+    """
+    if os.getpgrp() != os.getpid():
+        # The group of a caller that did not give this process its own is not to be killed.
+        os.setpgid(0, 0)
+
+    def watch() -> None:
+        # Not through sys.stdin, whose lock a thread in the middle of a read would hold when the interpreter ends.
+        while os.read(0, 4096):
+            pass
+        for folder in leftovers:
+            shutil.rmtree(folder, ignore_errors=True)
+        os.killpg(0, signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def lower_priority(nice: int) -> None:
+    """Raise the niceness; at 19 run only while nothing else wants to, where the system can do that."""
+    os.nice(nice)
+    policy = getattr(os, "SCHED_IDLE", None) or getattr(os, "SCHED_BATCH", None)
+    if nice >= _NICEST and policy is not None:
+        # Some containers forbid it; the niceness holds.
+        with suppress(OSError):
+            os.sched_setscheduler(0, policy, os.sched_param(0))
+
+
+def limit_memory(megabytes: int) -> None:
+    """Limit what this process, and each one that it starts, may allocate for itself."""
+    import resource
+
+    asked = megabytes * 1_000_000
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    limit = asked if hard == resource.RLIM_INFINITY else min(asked, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+
+
+def explain(error: Exception) -> str:
+    """Say why a training failed, and put the traceback of what is our own error on standard error."""
+    text = str(error) or type(error).__name__
+    if _is_out_of_memory(error):
+        return f"out of memory: {text}"
+    if isinstance(error, ModuleNotFoundError):
+        return f"training needs more packages: pip install 'stancery[train]' ({text})"
+    if isinstance(error, OSError):
+        return f"{error.filename or ''}: {error.strerror or text}".removeprefix(": ")
+    traceback.print_exception(error, file=sys.stderr)
+    return f"an error of ours: {type(error).__name__}: {text}"
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return True
+    if isinstance(error, ImportError | RuntimeError) and not isinstance(error, BrokenProcessPool):
+        # A library that finds no room to be loaded into, and a thread that finds none for its stack.
+        return "Cannot allocate memory" in str(error) or "can't start new thread" in str(error)
+    # liblinear does not look whether it got the memory it asked for, so a fitting process may break instead.
+    return isinstance(error, MemoryError | BrokenProcessPool)
