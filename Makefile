@@ -20,9 +20,11 @@ help:  ## Say what there is
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@ .venv/train
 
-# Fitted again whenever the labels or the taxonomy change; the newest bundle is what `serve` serves.
+# Fitted again, made active and brought into the store whenever the labels or the taxonomy change.
 var/seeds: .venv/train $(EXAMPLES) $(TAXONOMY)
 	$(BIN)/stancery train $(EXAMPLES) --taxonomy $(TAXONOMY)
+	$(BIN)/stancery models activate newest
+	$(BIN)/stancery labels import $(EXAMPLES)
 	touch $@
 
 serve: var/seeds  ## Fit the seeds if need be, and serve; STANCERY_PORT and the like set how

@@ -55,7 +55,9 @@ def service(bundle: Path) -> Iterator[tuple[int, float]]:
     """Yield the process id of a running service and the seconds from its start to ready."""
     start = time.perf_counter()
     process = subprocess.Popen(
-        [*STANCERY, "serve", "--bundle", str(bundle), "--port", str(PORT)], cwd=ROOT, stdout=subprocess.DEVNULL
+        [*STANCERY, "serve", "--bundle", str(bundle), "--home", str(bundle.parent / "home"), "--port", str(PORT)],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
     )
     try:
         while True:

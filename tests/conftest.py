@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import socket
@@ -12,6 +13,8 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from email.message import Message
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -71,6 +74,12 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     return make
 
 
+@pytest.fixture(scope="session")
+def shared_small(small: Callable[..., Path]) -> Callable[..., Path]:
+    """As `small`, but fitted once for all tests, none of which changes it."""
+    return cache(small)
+
+
 def write_small(folder: Path, *, stance: bool = True, propositions: bool = True) -> None:
     claims = {"tea": "Tea should be free.", "cats": "Cats should vote."}
     (folder / "taxonomy.toml").write_text(
@@ -92,8 +101,28 @@ def write_small(folder: Path, *, stance: bool = True, propositions: bool = True)
     (folder / "examples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
+@pytest.fixture(scope="session")
+def new_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], str]]:
+    """Make a new, empty database in a PostgreSQL server that runs for these tests alone; returns its URL."""
+    os.environ.setdefault("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
+    import pgserver
+    import psycopg
+
+    server = pgserver.get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="stop")
+    numbers = itertools.count()
+
+    def make() -> str:
+        name = f"stancery_{next(numbers)}"
+        with psycopg.connect(server.get_uri(), autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name}")
+        return str(server.get_uri(name))
+
+    yield make
+    server.cleanup()
+
+
 class Answer(NamedTuple):
-    """A response over the socket."""
+    """A response over the socket; its headers' names in lower case."""
 
     status: int
     headers: dict[str, str]
@@ -102,6 +131,10 @@ class Answer(NamedTuple):
     @property
     def json(self) -> Any:
         return json.loads(self.body)
+
+
+def _lower(headers: Message) -> dict[str, str]:
+    return {name.lower(): value for name, value in headers.items()}
 
 
 class Server(NamedTuple):
@@ -119,10 +152,10 @@ class Server(NamedTuple):
         )
         try:
             with urllib.request.urlopen(request, timeout=60) as response:
-                return Answer(response.status, dict(response.headers), response.read())
+                return Answer(response.status, _lower(response.headers), response.read())
         except urllib.error.HTTPError as error:
             with error:
-                return Answer(error.code, dict(error.headers), error.read())
+                return Answer(error.code, _lower(error.headers), error.read())
 
     def post(self, path: str, value: Any) -> Answer:
         return self.request(path, json.dumps(value).encode(), {"Content-Type": "application/json"})
@@ -149,6 +182,8 @@ def serving(bundle: Path, log: Path, *arguments: str) -> Iterator[Server]:
     """Start ``stancery serve`` and wait until it is ready; stop it in the end."""
     port = free_port()
     command = [sys.executable, "-m", "stancery", "serve", "--bundle", str(bundle), "--port", str(port), *arguments]
+    if "--home" not in arguments:
+        command += ["--home", str(log.parent / "home")]
     with log.open("wb") as out:
         process = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT)
     server = Server(port, process, log)

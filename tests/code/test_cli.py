@@ -55,7 +55,21 @@ def test_help_is_cheap_and_teaches() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["serve", "classify", "train", "evaluate", "labels", "labels check", "models", "models export"]
+    "command",
+    [
+        "serve",
+        "classify",
+        "train",
+        "evaluate",
+        "labels",
+        "labels check",
+        "labels import",
+        "models",
+        "models activate",
+        "models export",
+        "keys",
+        "keys create",
+    ],
 )
 def test_every_command_has_help(command: str) -> None:
     assert run(*command.split(), "--help").returncode == 0
@@ -133,11 +147,12 @@ def test_an_output_is_replaced_whole_or_left_alone(bundle_path: Path, tmp_path: 
     assert sorted(file.name for file in tmp_path.iterdir()) == ["bad.jsonl", "same.jsonl"]
 
 
-def test_a_port_in_use_ends_in_1(bundle_path: Path) -> None:
+def test_a_port_in_use_ends_in_1(bundle_path: Path, tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        done = run("serve", "--bundle", str(bundle_path), "--port", str(taken.getsockname()[1]))
+        port = str(taken.getsockname()[1])
+        done = run("serve", "--bundle", str(bundle_path), "--home", str(tmp_path), "--port", port)
     assert done.returncode == 1
 
 

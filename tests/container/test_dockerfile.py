@@ -44,9 +44,14 @@ def values(stage: Steps, instruction: str) -> list[str]:
 
 
 def test_the_serving_image_is_small_and_runs_without_rights(stages: list[Steps]) -> None:
-    build, final = stages
-    assert len({values(stage, "FROM")[0].split()[0] for stage in stages}) == 1
-    assert all(re.match(r"python:\d+\.\d+-slim\b", values(stage, "FROM")[0]) for stage in stages)
+    build, final, retraining, last = stages
+    bases = [values(stage, "FROM")[0] for stage in stages]
+    assert bases[0].split()[0] == bases[1].split()[0] and re.match(r"python:\d+\.\d+-slim\b", bases[0])
+    # What is built unless a target is named is the service alone; the trainer comes on top of it.
+    assert bases[2:] == ["service AS retraining", "service"] and bases[1].endswith(" AS service")
+    assert [step["instruction"] for step in last] == ["FROM"]
+    assert [step["instruction"] for step in retraining] == ["FROM", "COPY", "ENV"]
+    assert values(final, "VOLUME") == [re.search(r"STANCERY_HOME=(\S+)", values(final, "ENV")[0])[1]]  # type: ignore[index]
     assert values(final, "USER") == ["10001"]
     assert values(final, "EXPOSE") == ["8000"]
     assert "/readyz" in values(final, "HEALTHCHECK")[0]
@@ -133,7 +138,13 @@ def image(stages: list[Steps]) -> Iterator[Replay]:
             os.chown(root, entry.pw_uid, entry.pw_gid)
         replay = Replay(root, user)
         replay.run(stages[0], context)
-        kept = {Path(value.split()[1]).relative_to(PREFIX).name for value in values(stages[1], "COPY")}
+        copies = [
+            value.split()[1:] for stage in stages for value in values(stage, "COPY") if value.startswith("--from")
+        ]
+        kept = {Path(target).name for _, target in copies}
+        for source, target in copies:
+            if source != target:
+                Path(replay.place(source)).rename(replay.place(target))
         for path in root.iterdir():
             if path.name not in kept:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -156,6 +167,8 @@ def test_the_replayed_image_answers_from_a_folder_it_cannot_write(image: Replay,
     variables = dict(re.findall(r"(\w+)=(\S+)", image.place(values(stages[1], "ENV")[0])))
     variables["PATH"] = variables["PATH"].replace("$PATH", os.environ["PATH"])
     variables |= {"STANCERY_PORT": str(port), "STANCERY_HOST": "127.0.0.1"}
+    # The home is a volume in the image; without one the service still answers, and keeps nothing.
+    variables["STANCERY_HOME"] = str(image.folder / "no-volume")
     command = " ".join(json.loads(values(stages[1], "CMD")[0]))
     with tempfile.TemporaryFile() as log:
         start = time.monotonic()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import pytest
 
 from models.bundle import Bundle
 from models.examples import Example
-from tests.conftest import ROOT, Server, free_port, serving
+from tests.conftest import ROOT, Server, serving
 
 DIALOGUE = (
     "We are in favour of continuing the dialogue with Washington and of moving on to the irritants in Russia-US "
@@ -174,11 +175,11 @@ def test_a_stop_answers_what_is_in_flight(bundle_path: Path, seeds: list[Example
     ],
 )
 def test_a_damaged_bundle_is_refused_at_start(
-    small: Callable[..., Path], change: Callable[[Path], Any], reason: str
+    shared_small: Callable[..., Path], tmp_path: Path, change: Callable[[Path], Any], reason: str
 ) -> None:
-    path = small()
+    path = shutil.copytree(shared_small(), tmp_path / "bundle")
     change(path)
-    command = [sys.executable, "-m", "stancery", "serve", "--bundle", str(path), "--port", str(free_port())]
+    command = [sys.executable, "-m", "stancery", "serve", "--bundle", str(path), "--home", str(tmp_path / "home")]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert run.returncode == 1
     assert reason in run.stderr

@@ -1,0 +1,188 @@
+"""Which version answers: promoted, rolled back, named, and followed by every worker."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from models.bundle import Bundle, load_bundle
+from models.errors import StanceryError
+from service.serving import first_bundle
+from service.settings import Settings
+from service.store import versions
+from service.store.database import Database
+from tests.conftest import ROOT, Answer, Server, serving
+
+TEXT = "The kettle by the leaf in town was splendid and fair."
+
+
+class Two(NamedTuple):
+    """A home with two bundles, and what each says of TEXT."""
+
+    home: Path
+    first: Bundle
+    second: Bundle
+
+    def path(self, bundle: Bundle) -> Path:
+        return self.home / "bundles" / bundle.manifest.version
+
+
+@pytest.fixture(scope="module")
+def bundles(shared_small: Callable[..., Path]) -> tuple[Path, Path]:
+    return shared_small(), shared_small(seed=1)
+
+
+@pytest.fixture
+def two(bundles: tuple[Path, Path], tmp_path: Path) -> Two:
+    home = tmp_path / "home"
+    loaded = []
+    for path in bundles:
+        loaded.append(load_bundle(path))
+        shutil.copytree(path, home / "bundles" / loaded[-1].manifest.version)
+    found = Two(home, *loaded)
+    assert score(found.first) != score(found.second)
+    return found
+
+
+@pytest.fixture
+def server(two: Two, tmp_path: Path) -> Iterator[Server]:
+    with serving(two.path(two.first), tmp_path / "log", "--workers", "2") as running:
+        yield running
+
+
+def score(bundle: Bundle) -> float:
+    return float(bundle.scorer.topic_scores([TEXT])[0, bundle.taxonomy.ids.index("tea")])
+
+
+def stancery(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "stancery", *arguments], cwd=ROOT, capture_output=True, text=True)
+
+
+def activate(server: Server, bundle: Bundle) -> Answer:
+    return server.request(f"/v1/models/{bundle.manifest.version}/activate", b"", method="POST")
+
+
+def answers(server: Server, bundle: Bundle) -> bool:
+    """Tell whether twenty answers in a row, each over a connection of its own, are that version's."""
+    for _ in range(20):
+        answer = server.post("/v1/classify", {"paragraphs": [TEXT], "topics": ["tea"]}).json
+        if answer["model"] != bundle.manifest.version:
+            return False
+        (topic,) = [each for each in answer["results"][0]["topics"] if each["topic"] == "tea"]
+        assert topic["score"] == score(bundle)
+    return True
+
+
+def follows(server: Server, bundle: Bundle, seconds: float = 2.0) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if answers(server, bundle):
+            return True
+    return False
+
+
+def states(server: Server) -> dict[str, str]:
+    return {model["version"]: model["state"] for model in server.request("/v1/models").json["models"]}
+
+
+def test_promotion_and_rollback_by_command_and_by_call(two: Two, server: Server) -> None:
+    first, second = two.first.manifest.version, two.second.manifest.version
+    assert states(server) == {first: "active"} and answers(server, two.first)
+    assert activate(server, two.second).status == 404
+    done = stancery("models", "activate", second, "--home", str(two.home))
+    assert done.returncode == 0, done.stderr
+    assert follows(server, two.second)
+    assert states(server) == {first: "retired", second: "active"}
+    assert activate(server, two.first).json["state"] == "active"
+    assert follows(server, two.first)
+    assert states(server) == {first: "active", second: "retired"}
+    listed = stancery("models", "list", "--home", str(two.home)).stdout
+    assert f"{first}  active" in listed and f"{second}  retired" in listed
+    assert stancery("models", "activate", "none", "--home", str(two.home)).returncode == 1
+
+
+def test_a_request_may_name_a_version(two: Two, server: Server) -> None:
+    stancery("models", "activate", two.second.manifest.version, "--home", str(two.home))
+    assert follows(server, two.second)
+    asked = {"paragraphs": [TEXT], "topics": ["tea"], "model": two.first.manifest.version}
+    for _ in range(10):
+        answer = server.post("/v1/classify", asked).json
+        assert answer["model"] == two.first.manifest.version
+        assert answer["results"][0]["topics"][0]["score"] == score(two.first)
+    line = server.request(f"/v1/classify/stream?model={two.first.manifest.version}", b'"The kettle."').json
+    assert line["model"] == two.first.manifest.version
+    refused = server.post("/v1/classify", {**asked, "model": "none"})
+    assert refused.status == 422 and "GET /v1/models" in refused.json["detail"]
+
+
+def test_a_damaged_version_does_not_take_over(two: Two, server: Server) -> None:
+    stancery("models", "activate", two.second.manifest.version, "--home", str(two.home))
+    assert follows(server, two.second)
+    with (two.path(two.first) / "weights.safetensors").open("r+b") as file:
+        file.seek(200)
+        file.write(b"\0\1\2\3")
+    refused = activate(server, two.first)
+    assert refused.status == 409 and "damaged" in refused.json["detail"]
+    time.sleep(1)
+    assert answers(server, two.second)
+    ready = server.request("/readyz")
+    assert (ready.status, ready.json["status"], ready.json["model"]) == (200, "degraded", two.second.manifest.version)
+    assert "could not take over" in ready.json["reason"]
+    assert states(server)[two.second.manifest.version] == "active"
+    assert activate(server, two.second).status == 200
+    time.sleep(1)
+    assert server.request("/readyz").json["status"] == "ok"
+
+
+def test_a_version_that_breaks_after_it_was_chosen_leaves_the_old_one_serving(two: Two, server: Server) -> None:
+    """As where a folder was lost between the service that activated and the one that follows."""
+    assert answers(server, two.first)
+    database = Database(None, two.home)
+    manifest = two.second.manifest
+    with database.writing() as connection:
+        versions.register(connection, manifest, two.home / "bundles" / "gone", two.home)
+        versions.activate(connection, manifest.version, "test")
+    database.close()
+    time.sleep(1.5)
+    assert answers(server, two.first)
+    ready = server.request("/readyz").json
+    assert ready["status"] == "degraded" and manifest.version in ready["reason"]
+
+
+def settings(two: Two, **more: object) -> Settings:
+    return Settings(home=two.home, bundle=two.path(two.first), **more)  # type: ignore[arg-type]
+
+
+def test_a_start_serves_what_the_store_says_or_the_nearest_to_it(two: Two) -> None:
+    database = Database(None, two.home)
+    assert first_bundle(settings(two), database).manifest.version == two.first.manifest.version
+    with database.writing() as connection:
+        versions.register(connection, two.second.manifest, two.path(two.second), two.home)
+        versions.activate(connection, two.second.manifest.version, "test")
+    assert first_bundle(settings(two), database).manifest.version == two.second.manifest.version
+    (two.path(two.second) / "vocabulary.json").write_bytes(b"{}")
+    assert first_bundle(settings(two), database).manifest.version == two.first.manifest.version
+    shutil.rmtree(two.path(two.first))
+    with pytest.raises(StanceryError, match="damaged"):
+        first_bundle(settings(two), database)
+    database.close()
+
+
+def test_a_start_without_its_database_serves_what_served_last(two: Two, tmp_path: Path) -> None:
+    with serving(two.path(two.first), tmp_path / "log") as server:
+        activated = stancery("models", "activate", two.second.manifest.version, "--home", str(two.home))
+        assert activated.returncode == 0 and follows(server, two.second)
+    away = "postgresql://nobody@127.0.0.1:9/none"
+    with serving(two.path(two.first), tmp_path / "log", "--database-url", away) as server:
+        assert answers(server, two.second)
+        ready = server.request("/readyz").json
+        assert ready["status"] == "degraded" and "database" in ready["reason"]
+        refused = server.post("/v1/annotations", {"annotations": [{"text": "x", "topics": {}}]})
+        assert refused.status == 503 and refused.headers["retry-after"] == "2"
