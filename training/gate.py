@@ -7,8 +7,9 @@ confirmed by models that had not seen them.
 One rule for every check: it fails where the challenger's figure is below the champion's by more than the margin, and
 the fall is real, that is, the upper bound of the difference, one-sided at 95 %, lies below 0. Where labels are few,
 only a large fall is real, and a smaller one passes; a fall of more than three margins never does. On rows the
-intervals are paired: both models are resampled by the same documents; and as each topic is measured on few rows, the topics share the 5 % (Bonferroni: with eleven, each has
-the bound of 99.5 %). Label agreement is not paired, its bound is wide already, and each topic has its own 5 %.
+intervals are paired: both models are resampled by the same documents; and as each topic is measured on few rows, the
+topics share the 5 % (Bonferroni: with eleven, each has the bound of 99.5 %). Label agreement is not paired, its bound
+is wide already, and each topic has its own 5 %.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Train on the real seeds while paragraphs are classified: out of memory, at full length, and cancelled.
 
-Run ``python -m benchmarks.drills.training_load [--quick] [--memory-mb N]``. Blocks with and
-without a training alternate in one run, so that what else the machine does falls on both; each looks at another stretch of the training.
+Run ``python -m benchmarks.drills.training_load [--quick] [--memory-mb N]``. Blocks with and without a training
+alternate in one run, so that what else the machine does falls on both; each looks at another stretch of the training.
 """
 
 from __future__ import annotations
