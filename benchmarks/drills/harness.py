@@ -31,6 +31,7 @@ _GROUP, _SESSION = 2, 3
 # A connection that was idle for longer may have been closed by the server, which is no fault.
 _IDLE = 3.0
 _STARTED = "Application startup complete"
+_WIDEST = 100
 
 
 class Unanswered(Exception):
@@ -325,7 +326,7 @@ class Report:
         """Note a demand on correctness, which fails unless what was seen is what was wanted, or `ok`."""
         good = seen == wanted if ok is None else ok
         self._failed |= not good
-        self._rows.append((what, str(wanted), str(seen), "ok" if good else "FAILED"))
+        self._rows.append((what, str(wanted), _cut(str(seen)), "ok" if good else "FAILED"))
 
     def demand_none(self, found: Mapping[str, int], where: str = "") -> None:
         """Note faults that were counted, none of which should be there."""
@@ -334,7 +335,7 @@ class Report:
 
     def show(self, what: str, seen: str, wanted: str = "") -> None:
         """Note what fails nothing: a time, a count."""
-        self._rows.append((what, wanted, seen, ""))
+        self._rows.append((what, wanted, _cut(seen), ""))
 
     def end(self) -> int:
         """Print the table; return the exit code."""
@@ -345,6 +346,10 @@ class Report:
             print("  ".join(text.ljust(width) for text, width in zip(row, (*widths, 0), strict=True)).rstrip())
         print("FAILED" if self._failed else "all demands met", flush=True)
         return int(self._failed)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _WIDEST else f"{text[:_WIDEST]}…"
 
 
 def arguments(description: str | None, add: Callable[[argparse.ArgumentParser], None] = lambda _: None) -> Any:

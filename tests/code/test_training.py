@@ -68,16 +68,17 @@ def test_near_duplicates_are_found_and_kept_out_of_the_fit() -> None:
         "The two sides agreed to meet again in the spring and to leave the hardest question for last, officials said."
     )
     other = "A quite different story about the price of bread in a northern town where nobody had expected any change."
-    pairs = splits.near_duplicates([text, other, text + " More follows.", other.replace("bread", "milk")])
-    assert pairs.tolist() == [[0, 2], [1, 3]]
-    assert splits.shadows(pairs, np.array([True, False, False, False])).tolist() == [False, False, True, False]
-    folds = Folds(np.array([0, 0, 1, 1]), pairs)
+    near = splits.near_duplicates([text, other, text + " More follows.", other.replace("bread", "milk")])
+    assert near.pairs.tolist() == [[0, 2], [1, 3]]
+    assert splits.shadows(near, np.array([True, False, False, False])).tolist() == [False, False, True, False]
+    folds = Folds(np.array([0, 0, 1, 1]), near)
     assert folds.fitted[0].tolist() == [False, False, False, False]
 
 
 def test_many_copies_of_one_text_are_all_near_duplicates() -> None:
-    pairs = splits.near_duplicates(["The very same sentence stands in every one of these many paragraphs."] * 80)
-    assert {place for pair in pairs.tolist() for place in pair} == set(range(80))
+    near = splits.near_duplicates(["The very same sentence stands in every one of these many paragraphs."] * 80)
+    assert near.first.tolist() == [0] * 80
+    assert splits.shadows(near, np.arange(80) == 41).sum() == 79
 
 
 def test_half_of_a_tie_is_no_threshold() -> None:
@@ -184,7 +185,7 @@ def test_the_child_process_tells_its_progress_as_json_lines(tmp_path: Path) -> N
     lines = [json.loads(line) for line in run.stdout.splitlines()]
     fractions = [line["fraction"] for line in lines]
     assert fractions == sorted(fractions) and fractions[-1] == 1
-    assert lines[-1]["phase"] == "done" and load_bundle(lines[-1]["message"])
+    assert lines[-1]["phase"] == "done" and load_bundle(lines[-1]["bundle"])
     again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert again.returncode == 1 and "never changed" in json.loads(again.stdout.splitlines()[-1])["errors"][0]
 
