@@ -170,8 +170,10 @@ class Victim:
             self.faults.append(f"active versions: {active}")
         for number, text in enumerate(SMALL_TEXTS):
             answer = client.post("/v1/classify", {"paragraphs": [text]})
-            if answer.status != 200 or (fault := self._expected.fault(number, answer.body)):
-                self.faults.append(fault if answer.status == 200 else f"classify: {answer.status}")
+            if answer.status != 200:
+                self.faults.append(f"classify: {answer.status}")
+            elif fault := self._expected.fault(number, answer.body):
+                self.faults.append(fault)
             elif answer.json["model"] not in active:
                 self.faults.append(f"{answer.json['model']} answers, and {active} is active")
         client.close()
