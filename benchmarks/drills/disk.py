@@ -166,12 +166,15 @@ def main() -> int:
         return 2
     seconds = QUICK_SECONDS if given.quick else SECONDS
     report = Report("a disk that is full, and one that is read-only")
-    with workplace(given.keep) as folder, tqdm(total=4, unit="part", file=sys.stdout) as bar:
+    with workplace(given.keep) as folder, tqdm(total=5, unit="part", file=sys.stdout) as bar:
         (bundle,), ledger = small_bundles(folder, 1), Ledger()
         with mounted(folder / "home") as home:
             full(Part("full", home, bundle, ledger, report), seconds)
             bar.update()
             read_only(Part("started read-only", home, bundle, ledger, report), seconds)
+            bar.update()
+        with mounted(folder / "empty") as home:
+            read_only(Part("started empty and read-only", home, bundle, Ledger(), report), seconds)
             bar.update()
         ledger, image = Ledger(), folder / "image"
         _do("mkfs.ext4", "-q", "-m", "0", str(image), "8M")
