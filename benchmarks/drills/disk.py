@@ -132,6 +132,14 @@ def full(part: Part, seconds: float) -> None:
     part.report.demand_none(store_faults(part.service), "full: ")
 
 
+def filled(part: Part) -> None:
+    """Have a few labels in the store, and the service stopped."""
+    with running(part.service):
+        writers = part.writers()
+        wait_for(lambda: part.ledger.acknowledged, 30, "a first label")
+        writers.stop(30)
+
+
 def read_only(part: Part, seconds: float) -> None:
     """Start on a home that is read-only, then make it writable beneath the service."""
     part.home.remount("ro")
@@ -171,7 +179,12 @@ def main() -> int:
         with mounted(folder / "home") as home:
             full(Part("full", home, bundle, ledger, report), seconds)
             bar.update()
-            read_only(Part("started read-only", home, bundle, ledger, report), seconds)
+        ledger = Ledger()
+        # A home of its own: the first one has no room left for long.
+        with mounted(folder / "filled") as home:
+            part = Part("started read-only", home, bundle, ledger, report)
+            filled(part)
+            read_only(part, seconds)
             bar.update()
         with mounted(folder / "empty") as home:
             read_only(Part("started empty and read-only", home, bundle, Ledger(), report), seconds)

@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 
 import anyio
 from anyio.to_thread import run_sync
-from sqlalchemy import Connection, Engine, create_engine, event, text
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy import create_engine, event, text
+from sqlalchemy.engine import URL, Connection, Engine, ExceptionContext, make_url
 from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, NoSuchModuleError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -111,6 +111,7 @@ class Database:
         if not self.is_postgres:
             event.listen(engine, "connect", _prepare_sqlite)
             event.listen(engine, "begin", _begin_sqlite)
+            event.listen(engine, "handle_error", _forget_read_only)
         return engine
 
     @contextmanager
@@ -220,6 +221,13 @@ def _prepare_sqlite(connection: sqlite3.Connection, _: object) -> None:
     # itself, so that a power cut right after a commit cannot bring it back and undo the commit.
     connection.execute(f"PRAGMA journal_mode = {'WAL' if wal_is_safe(sqlite3.sqlite_version_info) else 'TRUNCATE'}")
     connection.execute("PRAGMA synchronous = FULL")
+
+
+def _forget_read_only(context: ExceptionContext) -> None:
+    # SQLite opens a file that cannot be written to for reading, and such a connection stays so for good; those in the
+    # pool are thrown away, so that writes succeed once the disk takes them again.
+    if getattr(context.original_exception, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_READONLY:
+        context.is_disconnect = True
 
 
 def _begin_sqlite(connection: Connection) -> None:

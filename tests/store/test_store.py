@@ -243,6 +243,18 @@ def test_a_full_disk_is_told_from_a_store_that_is_away(tmp_path: Path) -> None:
     assert not isinstance(away.value, StoreFull)
 
 
+def test_a_store_opened_while_read_only_is_opened_again(tmp_path: Path) -> None:
+    database = Database(None, tmp_path)
+    upgrade(database)
+    # What a connection is like for good that was made while the disk was read-only.
+    with database.reading() as connection:
+        connection.exec_driver_sql("PRAGMA query_only = ON")
+    with pytest.raises(StoreUnavailable):
+        add(database, says({}))
+    assert add(database, says({})).new == 1
+    database.close()
+
+
 def test_urls_are_checked_without_telling_the_password(tmp_path: Path) -> None:
     for url in ("mysql://ann:secret@host/db", "nonsense secret", "postgresql://ann:secret@host:port/db"):
         with pytest.raises(StanceryError, match="must be postgresql") as error:
