@@ -124,7 +124,9 @@ def run(
     gate = None
     if beaten is not None:
         teller.phase("gate", f"judging against {beaten.bundle.manifest.version}")
-        gate = judge(beaten, scorer, manifest, kept, seed=options.seed)
+        # The champion may have been fitted on what a row that is held out now repeats.
+        repeating = splits.shadows(split.near, ~split.held)[split.held]
+        gate = judge(beaten, scorer, manifest, list(compress(kept, ~repeating)), seed=options.seed)
     verdict = "" if gate is None else ", passed the gate" if gate.passed else ", rejected by the gate"
     teller.done(
         f"{manifest.version}{verdict}",

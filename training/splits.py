@@ -11,7 +11,7 @@ import hashlib
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 SHINGLE = 5
 NEAR_DUPLICATE = 0.5
-# A shingle in more paragraphs than this is boilerplate, and says nothing about two of them being copies.
+# A shingle in more paragraphs than this is boilerplate: it is not looked up for each pair of them, which would be
+# quadratic. Paragraphs that are boilerplate for the greater part, and the same boilerplate, are filled in on one form.
 _COMMON = 50
 
 
@@ -32,15 +33,18 @@ class Near(NamedTuple):
         Pairs ``(i, j)`` with ``i < j`` of texts that share at least half of the 5-word shingles of the shorter one.
     first : ndarray of int64, shape (n_texts,)
         The place of the first text that each text is a copy of, its own where it is the first.
+    form : ndarray of int64, shape (n_texts,)
+        The same for texts filled in on one form that is in common use; ``first`` where there is no form.
     """
 
     pairs: NDArray[np.int64]
     first: NDArray[np.int64]
+    form: NDArray[np.int64]
 
     def among(self, kept: NDArray[np.bool_]) -> Near:
-        """Return those among the kept texts, counted anew. Copies must be kept all or none."""
+        """Return those among the kept texts, counted anew. Of copies and forms the first must be kept, or none."""
         place = np.cumsum(kept) - 1
-        return Near(place[self.pairs[kept[self.pairs].all(axis=1)]], place[self.first[kept]])
+        return Near(place[self.pairs[kept[self.pairs].all(axis=1)]], place[self.first[kept]], place[self.form[kept]])
 
 
 def folded(text: str) -> str:
@@ -68,7 +72,22 @@ def near_duplicates(texts: Sequence[str]) -> Near:
             for other, count in shared.items()
             if count >= NEAR_DUPLICATE * min(len(own), len(shingles[other]))
         ]
-    return Near(np.array(sorted(pairs), dtype=np.int64).reshape(-1, 2), first)
+    forms = _forms(shingles, holders)
+    form = np.array([forms.get(index, index) for index in first.tolist()], dtype=np.int64)
+    return Near(np.array(sorted(pairs), dtype=np.int64).reshape(-1, 2), first, form)
+
+
+def _forms(
+    shingles: Mapping[int, set[tuple[str, ...]]], holders: Mapping[tuple[str, ...], list[int]]
+) -> dict[int, int]:
+    """Map each text that is filled in on a form in common use to the first of those on the same form."""
+    firsts: dict[frozenset[tuple[str, ...]], int] = {}
+    found = {}
+    for index, own in shingles.items():
+        printed = frozenset(shingle for shingle in own if len(holders[shingle]) > _COMMON)
+        if printed and len(printed) >= NEAR_DUPLICATE * len(own):
+            found[index] = firsts.setdefault(printed, index)
+    return found
 
 
 def shadows(near: Near, measured: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -80,11 +99,11 @@ def shadows(near: Near, measured: NDArray[np.bool_]) -> NDArray[np.bool_]:
     measured : ndarray of bool, shape (n_texts,)
     """
     source = np.zeros(len(measured), dtype=bool)
-    source[near.first[measured]] = True
+    source[near.form[measured]] = True
     found = source.copy()
-    for one, other in (near.pairs.T, near.pairs.T[::-1]):
+    for one, other in (near.form[near.pairs.T], near.form[near.pairs.T[::-1]]):
         found[one[source[other]]] = True
-    return found[near.first] & ~measured
+    return found[near.form] & ~measured
 
 
 class Split(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,8 +12,9 @@ from models.bundle import read_holdout, read_manifest
 from models.errors import BundleError
 from models.taxonomy import read_taxonomy
 from tests.conftest import write_small
-from training.gate import difference_interval
+from training.gate import FEW, MARGINS, check, difference_interval, judge, load_champion
 from training.run import Options, Trained, run
+from training.splits import holdout
 
 Change = Callable[[str], str]
 
@@ -21,7 +23,7 @@ Change = Callable[[str], str]
 def champion(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("champion")
     write_small(folder)
-    options = Options(holdout=0.3, jobs=1)
+    options = Options(holdout=0.5, jobs=1)
     return run(folder / "examples.jsonl", folder / "taxonomy.toml", folder / "bundle", options).directory
 
 
@@ -32,7 +34,7 @@ def challenge(champion: Path, tmp_path: Path) -> Callable[[Change], Trained]:
         path = tmp_path / "examples.jsonl"
         path.write_text(change(path.read_text()))
         return run(
-            path, tmp_path / "taxonomy.toml", tmp_path / "bundle", Options(holdout=0.3, jobs=1), champion=champion
+            path, tmp_path / "taxonomy.toml", tmp_path / "bundle", Options(holdout=0.5, jobs=1), champion=champion
         )
 
     return make
@@ -71,13 +73,12 @@ def test_rows_once_measured_on_are_not_fitted_on_under_another_name(
 
 
 def test_an_audit_names_a_label_that_is_wrong(challenge: Callable[[Change], Trained]) -> None:
-    wrong = (
-        '"id": "tea-0", "text": "The kettle by the leaf in town 0 was splendid and fair.", "topics": {"tea": "favor"}'
-    )
-    made = challenge(lambda text: text.replace(wrong, wrong.replace("favor", "against")))
+    # Every third row is in favour; the first of them that is fitted on.
+    number = next(number for number in range(0, 40, 3) if not holdout([f"d{number}"], 0.5)[0])
+    row = f'"id": "tea-{number}", "text": "The .*?", "topics": {{"tea": "favor"}}'
+    made = challenge(lambda text: re.sub(row, lambda found: found[0].replace("favor", "against"), text))
     listed = made.audit["likely_mislabels"]["listed"]
-    if "tea-0" not in {example.id for example in read_holdout(made.directory)}:
-        assert ("tea-0", "stance", "tea") in {(row["id"], row["kind"], row["topic"]) for row in listed}
+    assert (f"tea-{number}", "stance", "tea") in {(row["id"], row["kind"], row["topic"]) for row in listed}
 
 
 def test_a_damaged_champion_is_refused(champion: Path, tmp_path: Path) -> None:
@@ -90,3 +91,33 @@ def test_a_damaged_champion_is_refused(champion: Path, tmp_path: Path) -> None:
 def test_the_interval_of_a_difference_holds_the_difference() -> None:
     low, high = difference_interval((0.6, 100), (0.9, 100), 1.645)
     assert low < -0.3 < high < 0
+
+
+@pytest.mark.parametrize(
+    ("topic", "challenger", "interval", "passed"),
+    [
+        (None, 0.79, (-0.02, 0.00), True),
+        (None, 0.77, (-0.06, 0.01), True),
+        (None, 0.77, (-0.06, -0.01), False),
+        (None, 0.73, (-0.15, 0.02), False),
+        (None, 0.90, (0.05, 0.15), True),
+        (None, 0.50, None, None),
+        ("tea", 0.73, (-0.15, 0.02), True),
+        ("tea", 0.73, (-0.15, -0.01), False),
+    ],
+)
+def test_a_figure_may_fall_by_its_margin_and_by_chance(
+    topic: str | None, challenger: float, interval: tuple[float, float] | None, passed: bool | None
+) -> None:
+    assert MARGINS["stance macro-F1"] == 0.02
+    made = check("held_out", "stance macro-F1", topic, 40, 0.80, challenger, interval)
+    assert made.passed is passed
+
+
+def test_few_labels_are_not_judged(champion: Path) -> None:
+    beaten, manifest = load_champion(champion), read_manifest(champion)
+    few = [example for example in beaten.rows if "tea" in example.topics][: FEW - 1]
+    gate = judge(beaten, beaten.bundle.scorer, manifest, few)
+    assert not any(made.passed is not None for made in gate.checks if made.rows == "held_out")
+    nothing = judge(beaten._replace(rows=[]), beaten.bundle.scorer, manifest, few)
+    assert not nothing.passed and "nothing to judge by" in nothing.reasons[0]

@@ -81,6 +81,18 @@ def test_many_copies_of_one_text_are_all_near_duplicates() -> None:
     assert splits.shadows(near, np.arange(80) == 41).sum() == 79
 
 
+def test_a_form_filled_in_by_the_hundred_stands_on_one_side() -> None:
+    filled = [
+        f"The river stood at {n} centimetres at noon, the service said, and no flood is expected." for n in range(120)
+    ]
+    texts = [*filled, "A quite different story about the price of bread in a town where nobody expected any change."]
+    near = splits.near_duplicates(texts)
+    assert len(set(near.first.tolist())) == 121
+    assert splits.shadows(near, np.arange(121) == 77).tolist() == [index not in (77, 120) for index in range(121)]
+    split = splits.split(texts, [f"d{index}" for index in range(121)], 0.1)
+    assert split.held.any() and not split.fitted[:120].any()
+
+
 def test_half_of_a_tie_is_no_threshold() -> None:
     assert best_f1(np.array([0.5, 0.5]), np.array([True, False])) == pytest.approx(2 / 3)
 
