@@ -15,9 +15,10 @@ from typing import Any, TypeVar
 import anyio
 from anyio.to_thread import run_sync
 from sqlalchemy import create_engine, event, text
-from sqlalchemy.engine import URL, Connection, Engine, ExceptionContext, make_url
+from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, NoSuchModuleError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.pool import NullPool
 
 from models.errors import StanceryError
 
@@ -96,14 +97,14 @@ class Database:
         self.engine = self._engine()
 
     def _engine(self) -> Engine:
+        # SQLite opens a file that cannot be written to for reading, and such a connection stays so for good. To open
+        # one for each transaction costs a fraction of a commit, and a disk that takes writes again is noticed.
+        options: dict[str, Any] = {"poolclass": NullPool, "connect_args": {"check_same_thread": False}}
         if self.is_postgres:
-            arguments: dict[str, Any] = {"connect_timeout": _CONNECT}
-        else:
-            arguments = {"check_same_thread": False}
+            options = {"pool_size": 4, "max_overflow": 4, "pool_timeout": 1, "pool_use_lifo": True}
+            options["connect_args"] = {"connect_timeout": _CONNECT}
         try:
-            engine = create_engine(
-                self.url, connect_args=arguments, pool_size=4, max_overflow=4, pool_timeout=1, pool_use_lifo=True
-            )
+            engine = create_engine(self.url, **options)
         except ModuleNotFoundError as error:
             raise StanceryError(
                 f"PostgreSQL needs one more package: pip install 'stancery[postgres]' ({error})"
@@ -111,7 +112,6 @@ class Database:
         if not self.is_postgres:
             event.listen(engine, "connect", _prepare_sqlite)
             event.listen(engine, "begin", _begin_sqlite)
-            event.listen(engine, "handle_error", _forget_read_only)
         return engine
 
     @contextmanager
@@ -221,13 +221,6 @@ def _prepare_sqlite(connection: sqlite3.Connection, _: object) -> None:
     # itself, so that a power cut right after a commit cannot bring it back and undo the commit.
     connection.execute(f"PRAGMA journal_mode = {'WAL' if wal_is_safe(sqlite3.sqlite_version_info) else 'TRUNCATE'}")
     connection.execute("PRAGMA synchronous = FULL")
-
-
-def _forget_read_only(context: ExceptionContext) -> None:
-    # SQLite opens a file that cannot be written to for reading, and such a connection stays so for good; those in the
-    # pool are thrown away, so that writes succeed once the disk takes them again.
-    if getattr(context.original_exception, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_READONLY:
-        context.is_disconnect = True
 
 
 def _begin_sqlite(connection: Connection) -> None:

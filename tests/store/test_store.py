@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import func, insert, select, text, update
+from sqlalchemy import event, func, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 
 from models.errors import StanceryError
@@ -231,8 +231,7 @@ def test_a_full_disk_is_told_from_a_store_that_is_away(tmp_path: Path) -> None:
     with database.reading() as connection:
         pages = connection.execute(text("PRAGMA page_count")).scalar()
     # A limit on the file is what SQLite meets as a disk that is full.
-    with database.reading() as connection:
-        connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
+    event.listen(database.engine, "connect", lambda made, _: made.execute(f"PRAGMA max_page_count = {pages}"))
     with pytest.raises(StoreFull):
         add(database, *[says({}, text=f"{number} " * 300) for number in range(200)])
     assert export(database) == []
@@ -246,9 +245,9 @@ def test_a_full_disk_is_told_from_a_store_that_is_away(tmp_path: Path) -> None:
 def test_a_store_opened_while_read_only_is_opened_again(tmp_path: Path) -> None:
     database = Database(None, tmp_path)
     upgrade(database)
+    modes = iter(("ON", "OFF"))
     # What a connection is like for good that was made while the disk was read-only.
-    with database.reading() as connection:
-        connection.exec_driver_sql("PRAGMA query_only = ON")
+    event.listen(database.engine, "connect", lambda made, _: made.execute(f"PRAGMA query_only = {next(modes)}"))
     with pytest.raises(StoreUnavailable):
         add(database, says({}))
     assert add(database, says({})).new == 1
