@@ -1,8 +1,13 @@
-"""The one base error and the two shapes it takes: a single fault, or every fault of an input at once."""
+"""The one base error and the two shapes it takes: a single fault, or every fault of an input at once.
+
+A message repeats no more of an input than `shorten` leaves.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+
+_ECHO_CHARS = 80
 
 
 class StanceryError(Exception):
@@ -42,3 +47,8 @@ class InvalidData(StanceryError):
     def __init__(self, faults: Iterable[str]) -> None:
         self.faults = tuple(faults)
         super().__init__("\n".join(self.faults))
+
+
+def shorten(text: str) -> str:
+    """Cut `text` to what a message may repeat of the input."""
+    return text if len(text) <= _ECHO_CHARS else text[: _ECHO_CHARS - 1] + "…"

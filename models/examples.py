@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from models.errors import InvalidData
+from models.errors import InvalidData, shorten
 from models.paragraphs import text_fault
 from models.taxonomy import Taxonomy
 
@@ -55,6 +55,18 @@ class Example(msgspec.Struct, frozen=True):
         return self.document_id or "text:" + hashlib.sha256(self.text.encode()).hexdigest()
 
 
+def within(example: Example, taxonomy: Taxonomy) -> Example | None:
+    """Return the example with those of its labels that the taxonomy has; None where it has labels, and none of those.
+
+    A paragraph whose every topic was given up is not off topic by that.
+    """
+    takes = {topic.id: bool(topic.proposition) for topic in taxonomy.topics}
+    known = {name: stance if takes[name] else None for name, stance in example.topics.items() if name in takes}
+    if example.topics and not known:
+        return None
+    return msgspec.structs.replace(example, topics=known)
+
+
 def canonical_stance(value: object) -> str | None:
     """Return the stance that `value` names, an alias or a code, or None when it names none."""
     if isinstance(value, bool) or not isinstance(value, str | int):
@@ -91,7 +103,7 @@ def read_examples(path: str | Path, taxonomy: Taxonomy) -> list[Example]:
             example, more = check_example(row, f"line-{number}", taxonomy)
             found += more
             if example is not None and example.id in lines_of:
-                found.append(f"id: {example.id!r} stands on line {lines_of[example.id]} already")
+                found.append(f"id: {shorten(example.id)!r} stands on line {lines_of[example.id]} already")
             if example is not None:
                 lines_of.setdefault(example.id, number)
                 examples.append(example)
@@ -126,7 +138,7 @@ def field_faults(row: dict[str, Any]) -> list[str]:
     faults = []
     for field, value in row.items():
         if field not in _FIELDS:
-            faults.append(f"{field}: unknown field; allowed are {', '.join(_FIELDS)}")
+            faults.append(f"{shorten(field)}: unknown field; allowed are {', '.join(_FIELDS)}")
         elif not isinstance(value, _FIELDS[field]):
             allowed = " or ".join(_NAMES[kind] for kind in _FIELDS[field])
             faults.append(f"{field}: must be {allowed}, not {type(value).__name__}")
@@ -145,11 +157,11 @@ def check_example(row: dict[str, Any], id: str, taxonomy: Taxonomy) -> tuple[Exa
     topics: dict[str, str | None] = {}
     for name, stance in _topic_items(row.get("topics")):
         if not isinstance(name, str) or name not in known:
-            faults.append(f"topics: {name!r} is not one of {', '.join(sorted(known))}")
+            faults.append(f"topics: {shorten(repr(name))} is not one of {', '.join(sorted(known))}")
             continue
         label = canonical_stance(stance)
         if stance is not None and label is None:
-            faults.append(f"topics.{name}: stance {stance!r} is not one of {', '.join(STANCES)}")
+            faults.append(f"topics.{name}: stance {shorten(repr(stance))} is not one of {', '.join(STANCES)}")
         elif label is not None and name not in with_stance:
             faults.append(f"topics.{name}: has a stance, but the taxonomy gives this topic no proposition")
         topics[name] = label

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection
 
-from models.errors import InvalidData
+from models.errors import InvalidData, shorten
 from models.examples import check_example
 from models.taxonomy import Taxonomy
 from service.labels.reading import Label, Reading, UnknownLabel, read_labels
@@ -16,6 +16,8 @@ from service.store import corpus
 from service.store.corpus import Added, Conflict, Incoming
 
 MAX_NAME_CHARS = 256
+# The format of what is posted as ``{"annotations": [...]}``.
+OBJECT = "annotations"
 _LISTED = 100
 
 
@@ -103,7 +105,7 @@ def read_object(body: bytes, taxonomy: Taxonomy, *, max_chars: int) -> Reading:
     try:
         rows = msgspec.json.decode(body, type=_Batch).annotations
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Faulty([f"body: {error}"], []) from None
+        raise Faulty([f"body: {shorten(str(error))}"], []) from None
     labels, faults = [], []
     for place, row in enumerate(rows):
         where = f"annotations[{place}]"
@@ -121,7 +123,7 @@ def read_object(body: bytes, taxonomy: Taxonomy, *, max_chars: int) -> Reading:
         faults.append("annotations: empty; at least one is needed")
     if faults:
         raise Faulty(faults[:_LISTED], [])
-    return Reading("annotations", "utf-8", labels, 0, {}, [], [])
+    return Reading(OBJECT, "utf-8", labels, 0, {}, [], [])
 
 
 def name_faults(label: Label, max_chars: int | None) -> list[str]:
@@ -166,7 +168,7 @@ def add(
         )
         for label in reading.labels
     ]
-    added: Added = corpus.add(connection, batch, origin)
+    added: Added = corpus.add(connection, batch, origin, restate=reading.format == OBJECT)
     counts = {name: getattr(added, name) for name in added.__struct_fields__}
     report = ImportReport(reading.format, reading.encoding, **counts, skipped=reading.skipped_why, dry_run=dry_run)
     if dry_run:

@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from models.errors import shorten
 from models.examples import STANCES
 from models.paragraphs import text_fault
 from service.labels.names import Mark, Meaning, Names
-from service.labels.records import ABOUT, Label, Reading, UnknownLabel, shorten
+from service.labels.records import ABOUT, Label, Reading, UnknownLabel
 
 MAX_LISTED = 100
 

@@ -27,13 +27,13 @@ from collections.abc import Callable, Mapping
 from itertools import islice
 from typing import Any
 
-from models.errors import InvalidData
+from models.errors import InvalidData, shorten
 from models.taxonomy import Taxonomy
 from service.labels import fasttext, label_studio, tables
 from service.labels.encodings import decode
 from service.labels.gathering import Gathering
 from service.labels.names import Names
-from service.labels.records import Label, Reading, UnknownLabel, shorten
+from service.labels.records import Label, Reading, UnknownLabel
 from service.labels.rows import Row, Rows, read_doccano, read_examples, read_prodigy, read_rows
 
 __all__ = ["FORMATS", "Label", "Reading", "UnknownLabel", "read_labels"]

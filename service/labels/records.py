@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import msgspec
 
-ECHO_CHARS = 80
 ABOUT = ("id", "document_id", "speaker", "language", "source", "annotator")
 
 
@@ -53,8 +52,3 @@ class Reading(msgspec.Struct, frozen=True):
     skipped_why: dict[str, int]
     unknown: list[UnknownLabel]
     faults: list[str]
-
-
-def shorten(text: str) -> str:
-    """Cut `text` to what a message may repeat of the input."""
-    return text if len(text) <= ECHO_CHARS else text[: ECHO_CHARS - 1] + "…"

@@ -12,11 +12,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from models.errors import InvalidData
+from models.errors import InvalidData, shorten
 from models.examples import field_faults
 from service.labels.gathering import Gathering, about
 from service.labels.names import Mark
-from service.labels.records import shorten
 
 _NOT_LINES = re.compile(r"\s*(\[|\{[ \t\r]*\n)")
 _BYTE = re.compile(r" \(byte (\d+)\)")
@@ -106,7 +105,7 @@ def read_examples(rows: Rows, gathering: Gathering) -> None:
     """Read rows of the examples file; an id may stand only once, as it may there."""
     places: dict[str, str] = {}
     for where, row in objects(rows, gathering):
-        faults = field_faults({shorten(field): value for field, value in row.items()})
+        faults = field_faults(row)
         marks = listed(row.get("topics"))
         if faults:
             for fault in faults:

@@ -77,6 +77,15 @@ def test_every_fault_is_named_and_nothing_is_taken(server: Server) -> None:
     assert exported(server) == []
 
 
+def test_an_answer_repeats_little_of_what_is_wrong(server: Server) -> None:
+    long = "x" * 100_000
+    rows = [{"topics": {long: None}}, {"topics": [[long]]}, {"topics": {"tea": long}}, {"topics": {}, long: 1}]
+    for value in (*(batch({"text": "a", **row}) for row in rows), {long: []}):
+        answer = post(server, value)
+        assert answer.status == 422 and "xxx…" in answer.json["detail"]
+        assert len(answer.body) < 2000
+
+
 def test_what_is_no_batch_is_refused(server: Server) -> None:
     bodies = [b"", b"{", b"[]", b"{}", b'{"annotations": 3}', b'{"annotations": []}', b"\xff\xfe\x00", b"[" * 100_000]
     for body in bodies:
