@@ -20,6 +20,7 @@ _ALIASES = {
     **dict.fromkeys(("pro", "support", "supports", "for", "favour"), "favor"),
     **dict.fromkeys(("con", "oppose", "opposes", "anti", "deny"), "against"),
     **dict.fromkeys(("none", "neither", "comment"), "neutral"),
+    "за": "favor", "против": "against", **dict.fromkeys(("нейтрально", "нейтральная", "нейтральное"), "neutral"),
     # VAST (Allaway and McKeown 2020): 0 con, 1 pro, 2 neutral.
     "0": "against", "1": "favor", "2": "neutral",
 }  # fmt: skip

@@ -123,6 +123,7 @@ class Needs:
     async def __call__(self, request: Request) -> None:
         if self.scope is None:
             return
+        _by_own_name(request)
         if request.method not in ("GET", "HEAD"):
             _same_origin(request)
         holder = request.app.state.service.keys.holder(request.headers.get("authorization"))
@@ -151,6 +152,23 @@ def is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _by_own_name(request: Request) -> None:
+    """On loopback, where no key is needed, refuse to be called by another name than this machine's own.
+
+    A page of any site may have its name resolve to 127.0.0.1, and the browser then takes this service for that site.
+    """
+    settings = request.app.state.service.settings
+    is_keyed = "authorization" in request.headers
+    if settings.allow_anonymous is None and is_loopback(settings.host) and not is_keyed:
+        name = urlsplit(f"//{request.headers.get('host', '')}").hostname
+        if not is_loopback(name or ""):
+            raise Problem(
+                HTTPStatus.FORBIDDEN,
+                "host: without keys this answers to localhost and loopback addresses alone; behind a proxy that passes "
+                "another name on, start it with --require-keys or --allow-anonymous",
+            )
 
 
 def _same_origin(request: Request) -> None:

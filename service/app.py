@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import sys
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
 from os import cpu_count
+from types import FrameType
+from typing import Any
 
 import msgspec
 import uvicorn
@@ -56,12 +60,16 @@ def create_app(settings: Settings) -> FastAPI:
         share=settings.workers,
     )
     health = Health()
-    service = Service(settings, database, serving, known, health, metrics, threads)
+    stopping = threading.Event()
+    service = Service(
+        settings, database, serving, known, health, metrics, threads, loaders=CapacityLimiter(1), stopping=stopping
+    )
     follower = Follower(settings, database, serving, known, threads, health)
     runner = Runner(settings, database, serving, threads)
 
     @asynccontextmanager
     async def beside(_: FastAPI) -> AsyncIterator[None]:
+        _note_signals(stopping)
         tasks = [asyncio.create_task(part.run()) for part in (follower, runner)]
         yield
         for task in tasks:
@@ -86,6 +94,21 @@ def create_app(settings: Settings) -> FastAPI:
     # Replacing the method is how FastAPI lets the document be made elsewhere.
     app.openapi = openapi.describe(app, serving)  # type: ignore[method-assign]
     return app
+
+
+def _note_signals(stopping: threading.Event) -> None:
+    """Have `stopping` set by the signals that end the server, before it handles them."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for number in (signal.SIGTERM, signal.SIGINT):
+        handle = signal.getsignal(number)
+
+        def note(number: int, frame: FrameType | None, handle: Any = handle) -> None:
+            stopping.set()
+            if callable(handle):
+                handle(number, frame)
+
+        signal.signal(number, note)
 
 
 def is_open(settings: Settings) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import cast
@@ -12,6 +13,7 @@ from anyio.to_thread import run_sync
 from fastapi import Request, Response
 
 from models.bundle import Bundle
+from models.errors import BundleError
 from service.access import Keys
 from service.follow import Health
 from service.observe import Metrics
@@ -24,7 +26,8 @@ from service.store.database import Database
 
 @dataclass(frozen=True)
 class Service:
-    """One worker's parts. Scoring runs in at most as many threads as there are cores."""
+    """One worker's parts. Scoring runs in at most as many threads as there are cores, and the loading of versions that
+    requests name in one beside them. ``stopping`` is set once the server has been told to stop."""
 
     settings: Settings
     database: Database
@@ -33,6 +36,8 @@ class Service:
     health: Health
     metrics: Metrics
     threads: CapacityLimiter
+    loaders: CapacityLimiter
+    stopping: threading.Event
 
     async def bundle(self, version: str | None) -> Bundle:
         """Return the bundle that must answer: the active one, or the one that a request names.
@@ -40,7 +45,7 @@ class Service:
         Raises
         ------
         Problem
-            422 if there is no such version.
+            422 if there is no such version, 409 if its bundle is damaged.
         """
         if (bundle := self.serving.in_memory(version)) is not None:
             return bundle
@@ -50,7 +55,10 @@ class Service:
         except versions.UnknownVersion:
             raise invalid("model", "no such version here; GET /v1/models lists those there are") from None
         path = self.settings.home / found.path
-        return await run_sync(self.serving.load, version, path, limiter=self.threads)
+        try:
+            return await run_sync(self.serving.load, version, path, limiter=self.loaders)
+        except BundleError as error:
+            raise Problem(HTTPStatus.CONFLICT, f"{version} cannot be loaded: {error}") from None
 
 
 def service_of(request: Request) -> Service:

@@ -50,7 +50,7 @@ class Follower:
         """Follow until cancelled."""
         parent, ready, tried, wait = os.getppid(), False, 0, 0.0
         while True:
-            if os.getppid() != parent:
+            if self.settings.workers > 1 and os.getppid() != parent:
                 # The supervisor is gone without a word: a worker left over would hold the port of its successor.
                 os.kill(os.getpid(), signal.SIGTERM)
                 return
@@ -81,7 +81,7 @@ class Follower:
         if wanted.version == self.serving.version:
             return
         try:
-            bundle = await run_sync(verified, self.settings.home / wanted.path, limiter=self.threads)
+            bundle = await run_sync(verified, self.settings.home / wanted.path, wanted.version, limiter=self.threads)
         except StanceryError as error:
             log.error("swap", extra={"fields": {"model": wanted.version, "reason": str(error)}})
             self.health.swap = f"{wanted.version} could not take over: {error}"

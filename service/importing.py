@@ -13,7 +13,7 @@ from models.examples import check_example
 from models.taxonomy import Taxonomy
 from service.labels.reading import Label, Reading, UnknownLabel, read_labels
 from service.store import corpus
-from service.store.corpus import Added, Conflict, Incoming
+from service.store.corpus import Added, Incoming
 
 MAX_NAME_CHARS = 256
 # The format of what is posted as ``{"annotations": [...]}``.
@@ -33,22 +33,18 @@ class DryRun(Exception):
         self.report = report
 
 
-class ImportReport(msgspec.Struct, frozen=True):
+class ImportReport(Added, frozen=True):
     """What came in.
 
     ``new``, ``changed`` and ``duplicate`` add up to ``received``: the annotator had said nothing of the paragraph yet,
     something else, or just this. ``conflicting`` of them contradict another annotator or each other; both stay, and the
-    latest is trained on. ``skipped`` are those that the tool itself gave up, by its reason.
+    latest is trained on. ``off_topic`` of them say that none of the topics is there. ``skipped`` are those that the
+    tool itself gave up, by its reason.
     """
 
     format: str
     encoding: str
-    received: int
-    new: int
-    changed: int
-    duplicate: int
-    conflicting: int
-    conflicts: list[Conflict]
+    off_topic: int
     skipped: dict[str, int]
     dry_run: bool = False
 
@@ -168,9 +164,15 @@ def add(
         )
         for label in reading.labels
     ]
-    added: Added = corpus.add(connection, batch, origin, restate=reading.format == OBJECT)
-    counts = {name: getattr(added, name) for name in added.__struct_fields__}
-    report = ImportReport(reading.format, reading.encoding, **counts, skipped=reading.skipped_why, dry_run=dry_run)
+    added = corpus.add(connection, batch, origin, restate=reading.format == OBJECT)
+    report = ImportReport(
+        **msgspec.structs.asdict(added),
+        format=reading.format,
+        encoding=reading.encoding,
+        off_topic=sum(not label.topics for label in reading.labels),
+        skipped=reading.skipped_why,
+        dry_run=dry_run,
+    )
     if dry_run:
         raise DryRun(report)
     return report

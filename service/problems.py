@@ -10,7 +10,7 @@ from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
 from models.errors import InvalidParagraph
-from service.store.database import StoreFull, StoreUnavailable
+from service.store.database import StoreFull, StoreSilent, StoreUnavailable
 from service.store.requests import KeyReused
 
 MEDIA_TYPE = "application/problem+json"
@@ -97,6 +97,8 @@ def install(app: FastAPI) -> None:
         full = isinstance(error, StoreFull)
         status = HTTPStatus.INSUFFICIENT_STORAGE if full else HTTPStatus.SERVICE_UNAVAILABLE
         detail = f"nothing was stored: {error}; send it again"
+        if isinstance(error, StoreSilent):
+            detail = f"{error}, and may have stored it: send it again, under the same Idempotency-Key if there was one"
         return Problem(status, detail, headers={"Retry-After": _RETRY_AFTER}).response()
 
     async def reused(_: Request, error: Exception) -> Response:

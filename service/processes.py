@@ -10,6 +10,7 @@ from pathlib import Path
 _PROC = Path("/proc")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _GROUP, _STARTED = 2, 19
+_UNTOLD = "-"
 
 
 def identity() -> str:
@@ -18,11 +19,11 @@ def identity() -> str:
 
 
 def is_dead(name: str) -> bool | None:
-    """Tell whether the process of that name is gone; None where it ran on another machine."""
-    machine, _, rest = name.rpartition(" ")[0].rpartition(" ")
-    if machine != _machine():
+    """Tell whether the process of that name is gone; None where that cannot be seen, as on another machine."""
+    machine, pid, started = name.rsplit(" ", 2)
+    if machine != _machine() or started == _UNTOLD:
         return None
-    return _started(int(rest)) != name.rpartition(" ")[2]
+    return _started(int(pid)) != started
 
 
 def group_memory(group: int) -> int:
@@ -37,17 +38,19 @@ def group_memory(group: int) -> int:
 
 
 def _machine() -> str:
-    boot = ""
+    boot = namespace = ""
     with suppress(OSError):
         boot = (_PROC / "sys/kernel/random/boot_id").read_text().strip()
-    return f"{socket.gethostname()} {boot}"
+        # Containers of one machine may share its name, and each has its own process 1.
+        namespace = str((_PROC / "self/ns/pid").readlink())
+    return f"{socket.gethostname()} {boot} {namespace}"
 
 
 def _started(pid: int) -> str:
     """Return when a process started, in clock ticks since the machine did."""
     with suppress(OSError, IndexError):
         return _fields(pid)[_STARTED]
-    return "-"
+    return _UNTOLD
 
 
 def _fields(pid: int) -> list[str]:

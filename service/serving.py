@@ -18,14 +18,16 @@ from service.store.migrate import upgrade
 _NAMED = 2
 
 
-def verified(path: Path) -> Bundle:
-    """Load a bundle and see that it scores its canary paragraphs as its manifest says.
+def verified(path: Path, version: str | None = None) -> Bundle:
+    """Load a bundle, and see that it is the version wanted and scores its canary paragraphs as its manifest says.
 
     Raises
     ------
     BundleError
     """
     bundle = load_bundle(path)
+    if version not in (None, bundle.manifest.version):
+        raise BundleError(f"{path}: holds {bundle.manifest.version} now, not {version}")
     bundle.check_canaries()
     return bundle
 
@@ -65,7 +67,7 @@ class Serving:
         """
         with self._loading:
             if (bundle := self._named.pop(version, None)) is None:
-                bundle = verified(path)
+                bundle = verified(path, version)
             self._named[version] = bundle
             while len(self._named) > _NAMED:
                 self._named.pop(next(iter(self._named)))
@@ -106,28 +108,34 @@ def first_bundle(settings: Settings, database: Database) -> Bundle:
         If no bundle at all can be loaded.
     """
     given = settings.bundle or next(iter(bundles_at(settings.home)), None)
-    stored: list[Path] = []
+    stored: list[tuple[Path, str | None]] = []
     try:
         prepare(database, settings, given)
         with database.reading() as connection:
-            stored = [settings.home / path for path in versions.served_before(connection)]
+            before = versions.served_before(connection)
             wanted = versions.wanted(connection)
         if wanted is not None:
-            stored.insert(0, settings.home / wanted.path)
+            before.insert(0, (wanted.version, wanted.path))
+            if settings.bundle is not None and settings.bundle.absolute() != (settings.home / wanted.path).absolute():
+                told = (
+                    f"{settings.bundle} is not served: {wanted.version} is active, and stays so until another is made"
+                )
+                log.warning("bundle", extra={"fields": {"reason": told}})
+        stored = [(settings.home / path, version) for version, path in before]
     except StoreUnavailable as error:
         log.error("store", extra={"fields": {"reason": str(error)}})
         with suppress(OSError):
-            stored = [Path((settings.home / POINTER).read_text())]
-    candidates = list(dict.fromkeys([*stored, *([given] if given else [])]))
+            stored = [(Path((settings.home / POINTER).read_text()), None)]
+    candidates = list(dict.fromkeys([*stored, *([(given, None)] if given else [])]))
     if not candidates:
         raise StanceryError(
             f"no bundle in {settings.bundles}; name one with --bundle, or make one with "
             "`stancery train EXAMPLES --taxonomy TAXONOMY`"
         )
     first: BundleError | None = None
-    for path in candidates:
+    for path, version in candidates:
         try:
-            return verified(path)
+            return verified(path, version)
         except BundleError as error:
             log.error("bundle", extra={"fields": {"reason": str(error)}})
             first = first or error

@@ -18,6 +18,7 @@ from sqlalchemy import Connection
 
 from models.bundle import TAXONOMY, Bundle
 from models.errors import StanceryError
+from models.examples import within
 from service import processes
 from service.observe import log
 from service.serving import Serving, verified
@@ -32,6 +33,7 @@ LEASE = 10.0
 _NICEST = 19
 _LINE = 64 * 1024 * 1024
 _WORDS = 400
+_ERRORS = 10
 
 
 class Ended(NamedTuple):
@@ -98,7 +100,8 @@ class Runner:
         """Mark a training interrupted whose runner is gone."""
         if self._seen is None or self._seen[0] != running:
             self._seen = running, time.monotonic()
-        dead = processes.is_dead(running.runner)
+        # One at a time: while this runner looks for work, a training in its own name is one that it lost hold of.
+        dead = running.runner == self._me or processes.is_dead(running.runner)
         if dead or (dead is None and time.monotonic() - self._seen[1] > LEASE):
             reason = "the service that ran it ended before it did; start it again"
             await self._finish(running.id, "interrupted", reason, runner=running.runner)
@@ -125,13 +128,17 @@ class Runner:
             with suppress(StanceryError):
                 await self._finish(training.id, "interrupted", "the service was stopped", runner=self._me)
             raise
+        except Exception as error:
+            log.exception("trainer")
+            reason = f"an error of the service ({type(error).__name__}); its log has it"
+            await self._finish(training.id, "failed", reason, runner=self._me)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
     async def _attempt(self, training: Training, folder: Path, champion: Bundle, told: Told) -> Ended | None:
         """Run the trainer; return how it ended, or None where the job is somebody else's by now."""
         try:
-            await run_sync(self._write_examples, folder, champion, limiter=self._threads)
+            left_out = await run_sync(self._write_examples, folder, champion, limiter=self._threads)
         except (OSError, StoreUnavailable) as error:
             return Ended("failed", f"the labels could not be written out: {error}")
         with (folder / "log").open("wb") as errors:
@@ -160,17 +167,24 @@ class Runner:
         if stopped is not None:
             return None if stopped.state == "lost" else stopped
         if told.done is not None:
-            return Ended("succeeded", "", Path(told.done["bundle"]), told.done["gate"])
-        return Ended("failed", "; ".join(told.errors) or _last_words(code, folder / "log"))
+            note = f"{left_out:,} labels of topics that the taxonomy does not have were left out" if left_out else ""
+            return Ended("succeeded", note, Path(told.done["bundle"]), told.done["gate"])
+        return Ended("failed", _listed(told.errors) or _last_words(code, folder / "log"))
 
-    def _write_examples(self, folder: Path, champion: Bundle) -> None:
+    def _write_examples(self, folder: Path, champion: Bundle) -> int:
+        """Write out what the champion's taxonomy has room for; return how many labels it has none for."""
+        left_out = 0
         folder.mkdir(parents=True)
         with self._database.reading() as connection:
             up_to = corpus.last_number(connection)
         with (folder / "examples.jsonl").open("wb") as file:
             for example in corpus.examples(self._database, up_to):
-                file.write(msgspec.json.encode(example) + b"\n")
+                known = within(example, champion.taxonomy)
+                left_out += len(example.topics) - (len(known.topics) if known else 0)
+                if known is not None:
+                    file.write(msgspec.json.encode(known) + b"\n")
         shutil.copy(champion.path / TAXONOMY, folder / TAXONOMY)
+        return left_out
 
     def _command(self, training: Training, folder: Path, champion: Bundle) -> list[str]:
         settings = self._settings
@@ -224,14 +238,19 @@ class Runner:
                 ended = Ended("failed", f"the new bundle cannot be kept: {error}")
 
         def work(connection: Connection) -> str | None:
-            mine, _ = trainings.beat(connection, training.id, self._me, told.progress)
+            mine, cancelled_by = trainings.beat(connection, training.id, self._me, told.progress)
             if not mine:
                 return None
-            reason = ended.reason
+            state, reason = ended.state, ended.reason
             if ended.bundle is not None:
-                reason = self._promote(connection, bundle, ended.gate or {}, training)
+                if cancelled_by is not None:
+                    versions.register(connection, bundle.manifest, bundle.path, self._settings.home)
+                    state, reason = "cancelled", f"cancelled by {cancelled_by}, after the model was made"
+                else:
+                    done = self._promote(connection, bundle, ended.gate or {}, training)
+                    reason = "; ".join(part for part in (done, ended.reason) if part)
             values = {"reason": reason, "model": version, "audit": told.audit, "gate": ended.gate}
-            trainings.finish(connection, training.id, ended.state, runner=self._me, **values)
+            trainings.finish(connection, training.id, state, runner=self._me, **values)
             return reason
 
         while True:
@@ -249,7 +268,7 @@ class Runner:
         target.parent.mkdir(parents=True, exist_ok=True)
         if not target.exists():
             made.rename(target)
-        return verified(target)
+        return verified(target, made.name)
 
     def _promote(self, connection: Connection, bundle: Bundle, gate: dict[str, Any], training: Training) -> str:
         """Register a model, and make it the active one if the gate and the settings say so; return what was done."""
@@ -267,6 +286,12 @@ class Runner:
             return f"passed the gate against {gate.get('champion')}, which is not active any more; activate it by hand"
         versions.activate(connection, manifest.version, f"training {training.id}")
         return "passed the gate and was activated"
+
+
+def _listed(errors: list[str]) -> str:
+    """Name the first few of what may be one error a label."""
+    more = f"; and {len(errors) - _ERRORS:,} more" if len(errors) > _ERRORS else ""
+    return "; ".join(error[:_WORDS] for error in errors[:_ERRORS]) + more
 
 
 def _last_words(code: int, log_file: Path) -> str:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 # A large file may take its time, and wait for its turn.
 _PATIENCE = 60_000
+_SAMPLES = 3
+_SAMPLE_CHARS = 200
 
 
 @click.group()
@@ -66,7 +68,8 @@ def import_(
     """Bring the labels of FILE into the store, all of them or none.
 
     What FILE is is told by its content: examples as JSON Lines, exports of Label Studio, doccano and Prodigy, fastText,
-    SemEval stance TSV, VAST CSV, or any CSV with named columns; UTF-8, UTF-16, Windows-1251 or KOI8-R.
+    SemEval stance TSV, VAST CSV, or any CSV with named columns; UTF-8, UTF-16, Windows-1251, KOI8-R or
+    Windows-1252.
     """
     from models.taxonomy import read_taxonomy
     from service import importing
@@ -86,6 +89,12 @@ def import_(
         except importing.DryRun as dry:
             report = dry.report
     _tell(report)
+    if report.dry_run:
+        # Text read in a wrong encoding shows where it is not ASCII.
+        for label in sorted(reading.labels, key=lambda label: label.text.isascii())[:_SAMPLES]:
+            said = ", ".join(f"{topic}: {stance}" if stance else topic for topic, stance in label.topics.items())
+            click.echo(f"  {label.where}: {said or 'off topic'}: {label.text[:_SAMPLE_CHARS]!r}")
+        click.echo("nothing was changed")
 
 
 def _serving_taxonomy(database: Database, home: Path) -> Taxonomy:
@@ -102,15 +111,13 @@ def _serving_taxonomy(database: Database, home: Path) -> Taxonomy:
 
 def _tell(report: ImportReport) -> None:
     click.echo(f"{report.received:,} labels ({report.format}, {report.encoding})")
-    for name in ("new", "changed", "duplicate", "conflicting"):
-        click.echo(f"  {name:<14}{getattr(report, name):>8,}")
+    for name in ("new", "changed", "duplicate", "conflicting", "off_topic"):
+        click.echo(f"  {name.replace('_', ' '):<14}{getattr(report, name):>8,}")
     for reason, count in report.skipped.items():
         click.echo(f"  {'skipped':<14}{count:>8,}  {reason}")
     for conflict in report.conflicts:
         said = "; ".join(f"{name}: {topics}" for name, topics in conflict.annotations.items())
         click.echo(f"  conflict: {conflict.id}: {said}")
-    if report.dry_run:
-        click.echo("nothing was changed")
 
 
 @labels.command()

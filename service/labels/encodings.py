@@ -1,4 +1,4 @@
-"""Bytes to text: Unicode where it is valid, else whichever of the two Cyrillic code pages reads as Russian."""
+"""Bytes to text: Unicode where it is valid, else the Western code page or the Cyrillic one that reads as Russian."""
 
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ _SAMPLE = 65_536
 _SAMPLE_WORDS = 10_000
 _HIGH = re.compile(rb"[\x80-\xff]{1,64}")
 _ASCII = bytes(range(128))
+# Letters in all three code pages, but for a few; those with an accent stand alone or in pairs between others.
+_LETTERS = bytes(range(0xC0, 0x100))
+_ACCENTED = re.compile(
+    rb"(?<=[a-z])[\xc0-\xff]{1,2}(?![\x80-\xff])|(?<![\x80-\xff])[\xc0-\xff]{1,2}(?=[a-z])", re.IGNORECASE
+)
 _CONTROLS = [chr(code) for code in range(32) if chr(code) not in "\t\n\r"]
 # Per cent of letters: Lyashevskaya and Sharov, The Frequency Dictionary of Modern Russian, 2009.
 _RUSSIAN = {
@@ -44,7 +49,7 @@ def decode(data: bytes) -> tuple[str, str]:
     text : str
         Without a byte order mark.
     encoding : str
-        ``utf-8``, ``utf-8-sig``, ``utf-16``, ``cp1251`` or ``koi8-r``.
+        ``utf-8``, ``utf-8-sig``, ``utf-16``, ``cp1251``, ``koi8-r`` or ``cp1252``, which reads Latin-1 too.
 
     Raises
     ------
@@ -91,6 +96,8 @@ def _mostly_utf8(data: bytes) -> bool:
 
 
 def _code_page(data: bytes) -> str:
+    if _is_western(data):
+        return "cp1252"
     words = (match[0] for match in _HIGH.finditer(data))
     sample = b" ".join(islice(words, _SAMPLE_WORDS))
     try:
@@ -98,6 +105,15 @@ def _code_page(data: bytes) -> str:
     except UnicodeDecodeError:
         return "koi8-r"
     return max(("cp1251", "koi8-r"), key=lambda page: _likelihood(sample.decode(page)))
+
+
+def _is_western(data: bytes) -> bool:
+    """Tell letters with an accent, which touch letters of ASCII, from words of Cyrillic letters."""
+    first = _HIGH.search(data)
+    start = max(first.start() - 1, 0) if first else 0
+    sample = data[start : start + _SAMPLE]
+    letters = len(sample) - len(sample.translate(None, _LETTERS))
+    return 2 * sum(len(match[0]) for match in _ACCENTED.finditer(sample)) > letters
 
 
 def _likelihood(text: str) -> float:

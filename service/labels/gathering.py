@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import msgspec
+
 from models.errors import shorten
 from models.examples import STANCES
 from models.paragraphs import text_fault
@@ -13,6 +15,8 @@ from service.labels.names import Mark, Meaning, Names
 from service.labels.records import ABOUT, Label, Reading, UnknownLabel
 
 MAX_LISTED = 100
+# A text with this many contradicting labels is compared with no more of them.
+_MAX_VERSIONS = 8
 
 
 class Gathering:
@@ -27,6 +31,7 @@ class Gathering:
     def __init__(self, names: Names) -> None:
         self.names = names
         self.labels: list[Label] = []
+        self._places: dict[tuple[str | None, ...], list[int]] = {}
         self._skipped: Counter[str] = Counter()
         self._faults: list[str] = []
         self._n_faults = 0
@@ -43,13 +48,17 @@ class Gathering:
         """Count a paragraph that is not labelled, in one word: ``cancelled``, ``unlabelled``."""
         self._skipped[why] += 1
 
-    def add(self, where: str, text: object, marks: Iterable[Mark], about: Mapping[str, str]) -> None:
-        """Keep a labelled paragraph, if nothing is wrong with it."""
-        if label := self.label(where, text, marks, about):
-            self.labels.append(label)
+    def add(
+        self, where: str, text: object, marks: Iterable[Mark], about: Mapping[str, str], *, partial: bool = False
+    ) -> None:
+        """Check a labelled paragraph, note all that is wrong with it, and keep it if nothing is.
 
-    def label(self, where: str, text: object, marks: Iterable[Mark], about: Mapping[str, str]) -> Label | None:
-        """Check a labelled paragraph, note all that is wrong with it, and return it if nothing is."""
+        Parameters
+        ----------
+        partial : bool
+            Whether other rows may say other topics of the same text: those that do not contradict each other are put
+            together into one label.
+        """
         faults = [f"{field}: {fault}" for field, value in about.items() if (fault := text_fault(value))]
         if text is None:
             faults.append("text: missing")
@@ -61,8 +70,10 @@ class Gathering:
             self.fault(where, fault)
         topics = self.topics(where, marks)
         if faults or topics is None or not isinstance(text, str):
-            return None
-        return Label(where, text, topics, **about)
+            return
+        label = Label(where, text, topics, **about)
+        if not partial or not self._merge(label):
+            self.labels.append(label)
 
     def topics(self, where: str, marks: Iterable[Mark]) -> dict[str, str | None] | None:
         """Return the topics and stances that `marks` say, or None if something is wrong or all of them are dropped."""
@@ -99,6 +110,19 @@ class Gathering:
             for (name, stance), count in self._unknown.most_common(MAX_LISTED)
         ]
         return Reading(format, encoding, self.labels, self._skipped.total(), dict(self._skipped), unknown, faults)
+
+    def _merge(self, label: Label) -> bool:
+        """Put a label to the first of the same text, by the same annotator, that it does not contradict."""
+        known = self._places.setdefault((label.text, label.annotator, label.speaker, label.document_id), [])
+        for number in known[:_MAX_VERSIONS]:
+            before = self.labels[number].topics
+            agrees = all(before.get(topic, stance) == stance for topic, stance in label.topics.items())
+            if agrees and bool(before) == bool(label.topics):
+                merged = {**before, **label.topics}
+                self.labels[number] = msgspec.structs.replace(self.labels[number], topics=merged)
+                return True
+        known.append(len(self.labels))
+        return False
 
     def _meaning(self, where: str, name: object, stance: object) -> Meaning | None:
         """Read a label and the stance beside it; None says that something is wrong, and that it is noted."""

@@ -6,7 +6,7 @@ Sources: "Label Studio Task Format" (`labelstud.io/guide/task_format`), and for 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any
 
 from service.labels.gathering import Gathering, about
@@ -57,34 +57,38 @@ def _read_task(where: str, task: dict[str, Any], gathering: Gathering) -> None:
         elif result and not any(item.get("type") in _KINDS for item in result):
             gathering.skip("unlabelled")
         else:
-            marks = [mark for item in result for mark in _result_marks(item, gathering.names)]
+            held = ((item.get("from_name"), item.get("value")) for item in result if item.get("type") in _KINDS)
+            said = [(control, choice) for control, value in held for choice in _choices(value)]
             known = {**data, "annotator": _annotator(annotation.get("completed_by"))}
-            gathering.add(place, _text(data, frozenset()), marks, about(known, numbered=True))
+            _add(place, _text(data, frozenset()), said, known, gathering)
 
 
 def _read_flat(where: str, row: dict[str, Any], controls: frozenset[str], gathering: Gathering) -> None:
-    names = gathering.names
-    chosen = [(control, choice) for control in sorted(controls) for choice in _choices(row.get(control))]
-    marks = [mark for control, choice in chosen for mark in _marks(control, choice, names)]
+    said = [(control, choice) for control in sorted(controls & row.keys()) for choice in _choices(row[control])]
     known = {**row, "annotator": _annotator(row.get("annotator"))}
-    gathering.add(where, _text(row, controls | _OF_THE_ANNOTATION), marks, about(known, numbered=True))
+    _add(where, _text(row, controls | _OF_THE_ANNOTATION), said, known, gathering)
 
 
-def _result_marks(item: dict[str, Any], names: Names) -> Iterator[Mark]:
-    kind, value, control = item.get("type"), item.get("value"), item.get("from_name")
-    if kind in _KINDS:
-        for choice in _choices({kind: value.get(kind)} if isinstance(value, dict) else None):
-            yield from _marks(control, choice, names)
+def _add(
+    where: str, text: object, said: Sequence[tuple[object, object]], known: dict[str, Any], gathering: Gathering
+) -> None:
+    """Keep a paragraph with what was said of it: controls, each with a choice; one that is null says nothing."""
+    chosen = [(control, choice) for control, choice in said if choice is not None]
+    if said and not chosen:
+        gathering.skip("unlabelled")
+        return
+    marks = [mark for control, choice in chosen for mark in _marks(control, choice, gathering.names)]
+    gathering.add(where, text, marks, about(known, numbered=True))
 
 
 def _choices(value: object) -> list[object]:
     """Return the choices, and the paths of taxonomies, in a value as JSON and JSON-MIN have it."""
     found: list[object] = []
     for part in value if isinstance(value, list) else [value]:
-        held = [part.get(kind) for kind in _KINDS] if isinstance(part, dict) else [[part]]
+        held = [part[kind] for kind in _KINDS if kind in part] or [None] if isinstance(part, dict) else [[part]]
         for choices in held:
             found += choices if isinstance(choices, list) else [choices]
-    return [choice for choice in found if choice is not None]
+    return found
 
 
 def _marks(control: object, choice: object, names: Names) -> list[Mark]:

@@ -54,7 +54,7 @@ def read_labels(data: bytes, taxonomy: Taxonomy, *, renamed: Mapping[str, str] =
     Parameters
     ----------
     data : bytes
-        The whole file, in UTF-8, UTF-16, cp1251 or koi8-r.
+        The whole file, in UTF-8, UTF-16, cp1251, koi8-r or cp1252.
     taxonomy : Taxonomy
         The topics that labels may name, by id, title or proposition.
     renamed : mapping, optional

@@ -141,7 +141,8 @@ def read_doccano(rows: Rows, gathering: Gathering) -> None:
 def read_prodigy(rows: Rows, gathering: Gathering) -> None:
     """Read Prodigy's JSONL: ``accept`` with the options chosen, or one ``label``; ``answer`` says whether it holds.
 
-    A label that was rejected does not say what the paragraph is about instead, so its row is skipped.
+    A label that was rejected does not say what the paragraph is about instead, so its row is skipped. A text of several
+    labels has a row for each.
     """
     for where, row in objects(rows, gathering):
         answer = row.get("answer")
@@ -157,7 +158,7 @@ def read_prodigy(rows: Rows, gathering: Gathering) -> None:
             options = _options(row.get("options"))
             names = [_option(item, options, gathering) for item in chosen]
             who = {"annotator": row.get("_annotator_id") or row.get("_session_id"), **row}
-            gathering.add(where, row.get("text"), listed(names), about(who))
+            gathering.add(where, row.get("text"), listed(names), about(who), partial="accept" not in row)
 
 
 def _options(options: object) -> dict[str, object]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import msgspec
@@ -18,20 +18,20 @@ import msgspec
 from service.labels.gathering import Gathering, about
 from service.labels.label_studio import TEXT_FIELDS
 from service.labels.names import Mark, Names, toward
-from service.labels.records import ABOUT, Label
+from service.labels.records import ABOUT
 from service.labels.rows import listed
 
 _DELIMITERS = (",", "\t", ";", "|")
 _HEADER = re.compile(r"(?:[ \t]*+\r?\n)*+([^\r\n]{1,65536})")
+# What Excel writes over a header that commas do not part.
+_EXCEL = re.compile(r"\s*+sep=.\r?\n", re.IGNORECASE)
 _SEMEVAL = ("id", "target", "tweet", "stance")
 _VAST_TOPICS = ("new_topic", "topic_str", "ori_topic")
 _LONG_TOPICS = ("topic", "target", "label")
 _STANCES = ("stance", "label")
+# The second is doccano's.
+_SEPARATORS = (r"[;|\n]", "#")
 _NOT_LABELLED = frozenset(("", "unknown", "?"))
-# A text with this many contradicting labels is compared with no more of them.
-_MAX_VERSIONS = 8
-
-
 _QUOTES = {
     "unexpected end of data": "a quote that opens here is never closed",
     **{
@@ -39,6 +39,8 @@ _QUOTES = {
         for mark in _DELIMITERS
     },
 }
+# The cells of a row that are not blank, by column; None is a column that the table lacks.
+_Cells = dict[int | None, str]
 
 
 class Layout(NamedTuple):
@@ -51,12 +53,13 @@ class Layout(NamedTuple):
     topic: int | None = None
     stance: int | None = None
     topics: int | None = None
-    columns: tuple[tuple[int, str], ...] = ()
+    columns: Mapping[int | None, str] = {}
 
 
 def layout_of(text: str, names: Names) -> Layout | None:
     """Tell a table by its header, whichever delimiter makes most columns of it; None if it is no such table."""
-    first = _HEADER.match(text)
+    excel = _EXCEL.match(text)
+    first = _HEADER.match(text, excel.end() if excel else 0)
     if not first:
         return None
     found = [layout for mark in _DELIMITERS if (layout := _layout(_cells(first[1], mark), mark, names))]
@@ -68,23 +71,19 @@ def read(text: str, layout: Layout, gathering: Gathering) -> None:
 
     Rows that contradict each other stay apart.
     """
-    places: dict[tuple[str | None, ...], list[int]] = {}
+    origin = {name: number for number, name in enumerate(layout.header) if name in ABOUT}
     for where, cells, fault in _records(text, layout):
-        extra = len(cells) - len(layout.header)
         if fault or any(cells[len(layout.header) :]):
             count = f"{len(cells)} cells, but the header has {len(layout.header)}; quote what holds the delimiter"
             gathering.fault(where, fault or count)
             continue
-        cells += [""] * -extra
-        marks = _marks(where, cells, layout, gathering)
+        # A row costs what it holds: it may be short under a header of thousands of columns.
+        row: _Cells = {number: cell for number, cell in enumerate(cells) if cell}
+        marks = _marks(where, row, layout, gathering)
         if marks is None:
             continue
-        known = about({name: cell for name, cell in zip(layout.header, cells, strict=False) if name in ABOUT})
-        label = gathering.label(where, cells[layout.text], marks, known)
-        if label and layout.topic is not None:
-            _merge(gathering.labels, places, label)
-        elif label:
-            gathering.labels.append(label)
+        known = about({name: row[number] for name, number in origin.items() if number in row})
+        gathering.add(where, row.get(layout.text, ""), marks, known, partial=layout.topic is not None)
 
 
 def _cells(line: str, delimiter: str) -> list[str]:
@@ -116,12 +115,12 @@ def _layout(cells: list[str], delimiter: str, names: Names) -> Layout | None:
         return Layout("csv", delimiter, header, text, column, stance)
     own = (*TEXT_FIELDS, *ABOUT)
     named = [(number, names.control(cells[number])) for name, number in at.items() if name not in own]
-    columns = tuple((number, topic) for number, topic in sorted(named) if topic)
+    columns: dict[int | None, str] = {number: topic for number, topic in named if topic}
     return Layout("csv", delimiter, header, text, columns=columns) if columns else None
 
 
 def _records(text: str, layout: Layout) -> Iterator[tuple[str, list[str], str]]:
-    """Yield every row but the header and blank ones: its place, its cells, and what is wrong with it."""
+    """Yield every row below the header that is not blank: its place, its cells, and what is wrong with it."""
     if len(text) > csv.field_size_limit():
         # A cell may be as long as the file; the limit is the whole process's, so it is never lowered again.
         csv.field_size_limit(len(text))
@@ -130,7 +129,7 @@ def _records(text: str, layout: Layout) -> Iterator[tuple[str, list[str], str]]:
         reader = csv.reader(stream, delimiter=layout.delimiter, quoting=csv.QUOTE_NONE)
     else:
         reader = csv.reader(stream, delimiter=layout.delimiter, skipinitialspace=True, strict=True)
-    number = -1
+    number = -2 if _EXCEL.match(text) else -1
     while True:
         line = reader.line_num + 1
         cells: list[str] = []
@@ -143,16 +142,20 @@ def _records(text: str, layout: Layout) -> Iterator[tuple[str, list[str], str]]:
             fault = _QUOTES.get(str(error), f"not CSV: {error}")
         if any(cells) or fault:
             number += 1
-            if number:
+            if number > 0:
                 yield f"row {number} (line {line})", cells, fault
 
 
-def _marks(where: str, cells: list[str], layout: Layout, gathering: Gathering) -> list[Mark] | None:
+def _marks(where: str, row: _Cells, layout: Layout, gathering: Gathering) -> list[Mark] | None:
     """Return what a row says, or None if it says nothing or cannot be read, which is noted."""
     if layout.columns:
-        return [mark for number, topic in layout.columns for mark in toward(topic, cells[number])]
-    stance = cells[layout.stance] if layout.stance is not None else ""
-    said = cells[layout.topic if layout.topic is not None else layout.topics or 0]
+        filled = [(topic, cell) for number, cell in row.items() if (topic := layout.columns.get(number))]
+        if not filled:
+            gathering.skip("unlabelled")
+            return None
+        return [mark for topic, cell in filled for mark in toward(topic, cell)]
+    stance = row.get(layout.stance, "")
+    said = row.get(layout.topic, row.get(layout.topics, ""))
     strict = layout.format != "csv"
     if not said or (strict and stance.casefold() in _NOT_LABELLED):
         gathering.skip("unlabelled")
@@ -173,18 +176,6 @@ def _marks(where: str, cells: list[str], layout: Layout, gathering: Gathering) -
 def _listed_in_cell(said: str, names: Names) -> list[Mark]:
     if not names.meaning(said).kind.startswith("unknown"):
         return [(said, None)]
-    parts = re.split(r"[;|\n]" if re.search(r"[;|\n]", said) else ",", said)
+    separator = next((mark for mark in _SEPARATORS if re.search(mark, said)), ",")
+    parts = re.split(separator, said)
     return [(part.strip(), None) for part in parts if part.strip()]
-
-
-def _merge(labels: list[Label], places: dict[tuple[str | None, ...], list[int]], label: Label) -> None:
-    """Put a label to the first of the same text, by the same annotator, that it does not contradict."""
-    known = places.setdefault((label.text, label.annotator, label.speaker, label.document_id), [])
-    for number in known[:_MAX_VERSIONS]:
-        before = labels[number].topics
-        agrees = all(before.get(topic, stance) == stance for topic, stance in label.topics.items())
-        if agrees and bool(before) == bool(label.topics):
-            labels[number] = msgspec.structs.replace(labels[number], topics={**before, **label.topics})
-            return
-    known.append(len(labels))
-    labels.append(label)

@@ -47,15 +47,24 @@ async def post_annotations(request: Request) -> Response:
     if not annotator.strip() or len(annotator) > importing.MAX_NAME_CHARS or "\0" in annotator:
         raise invalid("annotator", f"must be 1 to {importing.MAX_NAME_CHARS} characters")
     body = await read_body(request, service.settings.max_labels_bytes)
+    named = hashlib.sha256(f"annotations\n{annotator}\n{dry_run}\n".encode() + body).digest()
     taxonomy = service.serving.active.taxonomy
-    reading = await run_sync(_read, body, request, taxonomy, service, limiter=service.threads)
+    try:
+        reading = await run_sync(_read, body, request, taxonomy, service, limiter=service.threads)
+    except Problem:
+        # What was taken once may name a topic that the taxonomy has no more.
+        if key is None:
+            raise
+        found = await service.database.read(lambda connection: requests.kept(connection, actor, key, named))
+        if found is None:
+            raise
+        return Response(found.body, found.status, media_type="application/json")
 
     def work(connection: Connection) -> requests.Answered:
         report = importing.add(connection, reading, annotator=annotator, origin=f"http {actor}", dry_run=dry_run)
         return requests.Answered(HTTPStatus.CREATED, msgspec.json.encode(report))
 
     def once(connection: Connection) -> requests.Answered:
-        named = hashlib.sha256(f"annotations\n{annotator}\n{dry_run}\n".encode() + body).digest()
         return requests.once(connection, actor, key, named, work)
 
     try:

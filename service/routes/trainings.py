@@ -87,6 +87,9 @@ async def _events(service: Service, training: Training) -> AsyncIterator[bytes]:
     yield _event("progress", training)
     while training.state in _RUNNING:
         await asyncio.sleep(_INTERVAL)
+        if service.stopping.is_set():
+            # The server waits for open streams, and this one would wait for the training.
+            return
         quiet += _INTERVAL
         before = training
         try:

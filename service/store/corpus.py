@@ -65,7 +65,7 @@ def digest_of(text: str) -> str:
     return hashlib.sha256(" ".join(unicodedata.normalize("NFC", text).split()).encode()).hexdigest()
 
 
-def add(connection: Connection, batch: Sequence[Incoming], origin: str) -> Added:
+def add(connection: Connection, batch: Sequence[Incoming], origin: str, *, restate: bool = False) -> Added:
     """Append what `batch` says, passing over what its annotator has said already.
 
     Parameters
@@ -76,6 +76,9 @@ def add(connection: Connection, batch: Sequence[Incoming], origin: str) -> Added
         Checked: every topic is known, every stance canonical.
     origin : str
         Where it came from, kept with every event.
+    restate : bool
+        Pass over only what was said last of all of the paragraph. A person who says again what somebody contradicted
+        means it; a file that is imported again says nothing new.
     """
     digests = [digest_of(item.text) for item in batch]
     numbers = _known(connection, digests)
@@ -94,6 +97,7 @@ def add(connection: Connection, batch: Sequence[Incoming], origin: str) -> Added
         number = numbers[digest]
         own = said.setdefault(number, {})
         before, after = own.get(item.annotator), _Said(item.topics, item.speaker)
+        known = before == after and (not restate or next(reversed(own)) == item.annotator)
         others = {name: each.topics for name, each in own.items() if name != item.annotator}
         contradicted = {name: topics for name, topics in others.items() if topics != item.topics}
         if before is not None and before.topics != item.topics and (number, item.annotator) in in_batch:
@@ -104,8 +108,9 @@ def add(connection: Connection, batch: Sequence[Incoming], origin: str) -> Added
             if len(conflicts) < _LISTED:
                 said_here = {**contradicted, item.annotator: item.topics}
                 conflicts.append(Conflict(item.id or digest[:16], item.text[:200], said_here))
-        counts["new" if before is None else "duplicate" if before == after else "changed"] += 1
-        if before != after:
+        counts["new" if before is None else "duplicate" if known else "changed"] += 1
+        if not known:
+            own.pop(item.annotator, None)
             own[item.annotator] = after
             appended.append(
                 {
@@ -133,7 +138,7 @@ def _known(connection: Connection, digests: Sequence[str]) -> dict[str, int]:
 
 def _add_paragraphs(connection: Connection, fresh: dict[str, Incoming]) -> dict[str, int]:
     """Add paragraphs in their order. An id that another text has taken is told apart by the text's digest."""
-    wanted = [item.id for item in fresh.values() if item.id]
+    wanted = [id for digest, item in fresh.items() for id in _ids(item, digest)]
     taken = {
         id
         for chunk in _chunks(wanted)
@@ -141,9 +146,7 @@ def _add_paragraphs(connection: Connection, fresh: dict[str, Incoming]) -> dict[
     }
     rows = []
     for digest, item in fresh.items():
-        id = item.id or digest[:16]
-        if id in taken:
-            id = f"{id}-{digest[:16]}"
+        id = next(id for id in _ids(item, digest) if id not in taken)
         taken.add(id)
         rows.append(
             {
@@ -158,6 +161,12 @@ def _add_paragraphs(connection: Connection, fresh: dict[str, Incoming]) -> dict[
     if rows:
         connection.execute(insert(paragraphs), rows)
     return _known(connection, list(fresh))
+
+
+def _ids(item: Incoming, digest: str) -> list[str]:
+    """Return what a paragraph may be called, in the order of preference; nobody else has reason to take the last."""
+    own = item.id or digest[:16]
+    return [own, f"{own}-{digest[:16]}", f"{own}-{digest}"]
 
 
 def _latest(connection: Connection, numbers: Sequence[int]) -> dict[int, dict[str, _Said]]:

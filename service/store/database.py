@@ -37,6 +37,10 @@ class StoreUnavailable(StanceryError):
     """The database does not answer, or cannot be written to. Nothing was acknowledged."""
 
 
+class StoreSilent(StoreUnavailable):
+    """The database did not answer in time. Whether it stored what it was given is not known."""
+
+
 class StoreFull(StoreUnavailable):
     """There is no room left where the database lies. Nothing was acknowledged."""
 
@@ -104,7 +108,8 @@ class Database:
             options = {"pool_size": 4, "max_overflow": 4, "pool_timeout": 1, "pool_use_lifo": True}
             options["connect_args"] = {"connect_timeout": _CONNECT}
         try:
-            engine = create_engine(self.url, **options)
+            # Parameters are text of paragraphs, which the log must not hold.
+            engine = create_engine(self.url, hide_parameters=True, **options)
         except ModuleNotFoundError as error:
             raise StanceryError(
                 f"PostgreSQL needs one more package: pip install 'stancery[postgres]' ({error})"
@@ -165,7 +170,7 @@ class Database:
         except TimeoutError:
             # The thread may be at the socket still: it is woken there, and its connection thrown away.
             operation.cut()
-            raise StoreUnavailable(f"the database did not answer within {seconds:.1f} s") from None
+            raise StoreSilent(f"the database did not answer within {seconds:.1f} s") from None
 
     @contextmanager
     def _transaction(

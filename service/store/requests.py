@@ -26,6 +26,21 @@ class Answered(NamedTuple):
     body: bytes
 
 
+def kept(connection: Connection, actor: str, key: str, body: bytes) -> Answered | None:
+    """Return the answer that was given to this key and body, None where the key has not come yet.
+
+    Raises
+    ------
+    KeyReused
+    """
+    found = connection.execute(select(requests).where(requests.c.actor == actor, requests.c.key == key)).first()
+    if found is None:
+        return None
+    if found.body != _digest(body):
+        raise KeyReused("idempotency-key: came before with another body; take a new key for a new request")
+    return Answered(found.status, found.answer.encode())
+
+
 def once(
     connection: Connection, actor: str, key: str | None, body: bytes, work: Callable[[Connection], Answered]
 ) -> Answered:
@@ -37,25 +52,24 @@ def once(
     """
     if key is None:
         return work(connection)
-    digest = hashlib.sha256(body).hexdigest()
-    mine = (requests.c.actor == actor, requests.c.key == key)
     oldest = (datetime.now(UTC) - KEPT).isoformat(timespec="milliseconds")
     connection.execute(delete(requests).where(requests.c.created < oldest))
-    found = connection.execute(select(requests).where(*mine)).first()
-    if found is not None:
-        if found.body != digest:
-            raise KeyReused("idempotency-key: came before with another body; take a new key for a new request")
-        return Answered(found.status, found.answer.encode())
+    if (found := kept(connection, actor, key, body)) is not None:
+        return found
     answer = work(connection)
     connection.execute(
         insert(requests),
         {
             "actor": actor,
             "key": key,
-            "body": digest,
+            "body": _digest(body),
             "status": answer.status,
             "answer": answer.body.decode(),
             "created": now(),
         },
     )
     return answer
+
+
+def _digest(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest()

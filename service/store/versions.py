@@ -40,9 +40,12 @@ class Wanted(NamedTuple):
 
 
 def register(connection: Connection, manifest: Manifest, path: Path, home: Path, state: str = "candidate") -> None:
-    """Make a bundle known. One that is known already stays as it is."""
-    known = connection.execute(select(model_versions.c.version).where(model_versions.c.version == manifest.version))
-    if known.first() is not None:
+    """Make a bundle known. One that is known already stays as it is, but that a rejected one may pass after all."""
+    same = model_versions.c.version == manifest.version
+    known = connection.execute(select(model_versions.c.state).where(same)).scalar()
+    if known is not None:
+        if known == "rejected":
+            connection.execute(update(model_versions).where(same).values(state=state))
         return
     path = path.absolute()
     place = path.relative_to(home.absolute()) if path.is_relative_to(home.absolute()) else path
@@ -108,23 +111,32 @@ def _version(row: object) -> Version:
 def wanted(connection: Connection) -> Wanted | None:
     """Return what should be served, or None before any version was made active."""
     last = select(func.max(activations.c.number)).scalar_subquery()
-    active = connection.execute(
-        select(model_versions.c.version, model_versions.c.path).where(model_versions.c.state == "active")
+    # One statement, so that the version and the activation are of the same moment.
+    found = connection.execute(
+        select(
+            activations.c.number,
+            activations.c.version.label("tried"),
+            activations.c.failure,
+            model_versions.c.version,
+            model_versions.c.path,
+        )
+        .join_from(activations, model_versions, model_versions.c.state == "active")
+        .where(activations.c.number == last)
     ).first()
-    event = connection.execute(select(activations).where(activations.c.number == last)).first()
-    if active is None or event is None:
+    if found is None:
         return None
-    failure = f"{event.version} could not take over: {event.failure}" if event.failure else None
-    return Wanted(event.number, active.version, active.path, failure)
+    failure = f"{found.tried} could not take over: {found.failure}" if found.failure else None
+    return Wanted(found.number, found.version, found.path, failure)
 
 
-def served_before(connection: Connection) -> list[str]:
-    """Return the paths of the versions that were active, the latest first: what to fall back on."""
+def served_before(connection: Connection) -> list[tuple[str, str]]:
+    """Return the versions that were active with their paths, the latest first: what to fall back on."""
     when = (
         select(activations.c.version, func.max(activations.c.number).label("number"))
         .where(activations.c.failure.is_(None))
         .group_by(activations.c.version)
         .subquery()
     )
-    rows = select(model_versions.c.path).join(when, when.c.version == model_versions.c.version)
-    return list(connection.execute(rows.order_by(when.c.number.desc())).scalars())
+    rows = select(model_versions.c.version, model_versions.c.path)
+    rows = rows.join(when, when.c.version == model_versions.c.version).order_by(when.c.number.desc())
+    return [(version, path) for version, path in connection.execute(rows)]

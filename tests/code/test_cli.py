@@ -197,6 +197,19 @@ def test_labels_check_tells_every_fault_or_what_there_is(tmp_path: Path) -> None
     assert b"bad.jsonl:2: text: missing" in told.stderr
 
 
+def test_a_dry_run_of_an_import_shows_how_the_file_was_read(tmp_path: Path) -> None:
+    write_small(tmp_path)
+    table = "text,tea,cats\nPlain.,con,\nRain.,,0\nLater.,,\nCafé façade.,1,pro\n"
+    (tmp_path / "table.csv").write_bytes(table.encode("cp1252"))
+    options = ["--taxonomy", str(tmp_path / "taxonomy.toml"), "--home", str(tmp_path), "--dry-run"]
+    done = run("labels", "import", str(tmp_path / "table.csv"), *options, PYTHONIOENCODING="utf-8")
+    told = done.stdout.decode()
+    assert done.returncode == 0 and told.startswith("3 labels (csv, cp1252)"), done.stderr
+    assert "off topic            1" in told and "skipped              1  unlabelled" in told
+    assert "  row 4 (line 5): tea, cats: favor: 'Café façade.'\n  row 1 (line 2): tea: against: 'Plain.'\n" in told
+    assert told.endswith("  row 2 (line 3): off topic: 'Rain.'\nnothing was changed\n")
+
+
 def test_python_users_get_what_http_users_get(bundle_path: Path, bundle: Bundle) -> None:
     classifier = stancery.load(bundle_path)
     assert classifier.version == bundle.manifest.version

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from typing import Any
 
@@ -127,6 +126,7 @@ def test_a_stance_on_a_topic_without_a_proposition_is_a_fault() -> None:
         ([result("t", ["US", "Energy", "con"], ["Crimea"], kind="taxonomy")], {"energy": "against", "crimea": None}),
         ([result("topic", "Off topic")], {}),
         ([result("topic", "none of these")], {}),
+        ([result("topic", "crimea"), {**result("energy"), "value": {"choices": None}}], {"crimea": None}),
     ],
 )  # fmt: skip
 def test_label_studio_has_many_ways_to_say_a_stance(results: list[Any], meant: object, taxonomy: Taxonomy) -> None:
@@ -154,6 +154,15 @@ def test_every_annotation_of_a_label_studio_task_is_a_label_of_its_own(taxonomy:
     assert [label.id for label in reading.labels] == [None] * 3
     assert [reading.labels[0].speaker, reading.labels[2].source] == ["Peskov", "wire"]
     assert (reading.skipped, reading.skipped_why, reading.faults) == (3, {"cancelled": 1, "unlabelled": 2}, [])
+
+
+def test_a_choice_that_is_null_is_not_off_topic(taxonomy: Taxonomy) -> None:
+    empty = {**result("topic"), "value": {"choices": None}}
+    reading = read_labels(array(task(annotation(empty)), task(annotation({**empty, "value": {}}))), taxonomy)
+    assert (reading.labels, reading.skipped_why, reading.faults) == ([], {"unlabelled": 2}, [])
+    flat = [{"text": "One.", "topic": topic, "annotation_id": 5, "lead_time": 1} for topic in ("crimea", None, [])]
+    reading = read_labels(array(*flat), taxonomy)
+    assert (topics(reading), reading.skipped_why) == ([{"crimea": None}, {}], {"unlabelled": 1})
 
 
 def test_the_flat_export_of_label_studio_is_read_too(taxonomy: Taxonomy) -> None:
@@ -210,6 +219,16 @@ def test_prodigy(taxonomy: Taxonomy) -> None:
     assert reading.faults == ["line 6: answer: must be accept, reject or ignore"]
 
 
+def test_the_rows_of_one_text_in_a_binary_export_of_prodigy_are_one_label(taxonomy: Taxonomy) -> None:
+    said = [("sanctions", "accept"), ("crimea: pro", "accept"), ("energy", "reject"), ("crimea: con", "accept")]
+    rows = [{"text": "One.", "label": label, "answer": answer} for label, answer in said]
+    reading = read_labels(jsonl(*rows, {"text": "Two.", "label": "energy", "answer": "accept"}), taxonomy)
+    assert topics(reading) == [{"sanctions": None, "crimea": "favor"}, {"crimea": "against"}, {"energy": None}]
+    assert (reading.faults, reading.skipped_why) == ([], {"rejected": 1})
+    chosen = [{"text": "One.", "accept": [label], "answer": "accept"} for label in ("sanctions", "crimea")]
+    assert topics(read_labels(jsonl(*chosen), taxonomy)) == [{"sanctions": None}, {"crimea": None}]
+
+
 def test_fasttext(taxonomy: Taxonomy) -> None:
     data = b"__label__crimea __label__air-links:con No flights there.\n\nRain fell.\nSun shone. __label__energy\n"
     reading = read_labels(data, taxonomy)
@@ -218,99 +237,6 @@ def test_fasttext(taxonomy: Taxonomy) -> None:
     assert [label.text for label in reading.labels] == ["No flights there.", "Rain fell.", "Sun shone."]
     assert topics(reading) == [{"crimea": None, "air_links": "against"}, {}, {"energy": None}]
     assert read_labels(b"__label__crimea\n", taxonomy).faults == ["line 1: text: is blank; text is needed"]
-
-
-def test_semeval_has_no_quotes_and_one_target_a_row(taxonomy: Taxonomy) -> None:
-    data = (
-        b"ID\tTarget\tTweet\tStance\r\n"
-        b'101\tCrimea\t"Ours", he said. #SemST\tFAVOR\r\n'
-        b'102\tSanctions\t"Ours", he said. #SemST\tAGAINST\r\n'
-        b"103\tCrimea is legitimately part of Russia.\t\"Open #SemST\tNONE\r\n"
-        b"104\tAtheism\tNo. #SemST\tAGAINST\r\n"
-        b"105\tCrimea\tWho knows? #SemST\tUNKNOWN\r\n"
-    )  # fmt: skip
-    reading = read_labels(data, taxonomy)
-    assert (reading.format, reading.faults) == ("semeval", [])
-    assert reading.labels == [
-        Label("row 1 (line 2)", '"Ours", he said. #SemST', {"crimea": "favor", "sanctions": "against"}, "101"),
-        Label("row 3 (line 4)", '"Open #SemST', {"crimea": "neutral"}, "103"),
-    ]
-    assert [(label.label, label.first) for label in reading.unknown] == [("Atheism", "row 4 (line 5)")]
-    assert reading.skipped_why == {"unlabelled": 1}
-
-
-def test_vast_gathers_the_topics_of_a_post(taxonomy: Taxonomy) -> None:
-    data = (
-        b",author,post,ori_topic,ori_id,new_topic,label,type_idx,new_id,arc_id,text,topic,seen?\n"
-        b'0,ann,"Ours, all of it.",x,1,crimea,1,1,1,5,"[[""ours""]]","[""crimea""]",1\n'
-        b'1,ann,"Ours, all of it.",x,1,Sanctions,0,1,2,5,"[[""ours""]]","[""sanctions""]",1\n'
-        b'2,bob,"Ours, all of it.",x,1,crimea,2,1,3,5,"[[""ours""]]","[""crimea""]",0\n'
-    )
-    reading = read_labels(data, taxonomy)
-    assert (reading.format, reading.faults) == ("vast", [])
-    assert topics(reading) == [{"crimea": "favor", "sanctions": "against"}, {"crimea": "neutral"}]
-    assert {label.text for label in reading.labels} == {"Ours, all of it."}
-
-
-@pytest.mark.parametrize(
-    ("table", "meant"),
-    [
-        ("text,topic,stance\na,crimea,pro\na,energy,0\n", {"crimea": "favor", "energy": "against"}),
-        ("id;Text;Label\n1; a ;Crimea\n", {"crimea": None}),
-        ("paragraph\ttarget\tlabel\na\tcrimea\tcon\n", {"crimea": "against"}),
-        ("topic|content\noff topic|a\n", {}),
-        ("text,topics\na,crimea:favor; sanctions:neutral\n", {"crimea": "favor", "sanctions": "neutral"}),
-        ('text,topics\na,"crimea, sanctions"\n', {"crimea": None, "sanctions": None}),
-        ('text,topics\na,"{""crimea"": ""con""}"\n', {"crimea": "against"}),
-        ('text,topics\na,"{""choices"": [""crimea"", ""energy""]}"\n', {"crimea": None, "energy": None}),
-        ('text, topics\na, "crimea, energy"\n', {"crimea": None, "energy": None}),
-        ("text,topics\na,{}\n,\n", {}),
-        ("text,crimea,Sanctions,energy,notes\na,1,con,,later\n", {"crimea": None, "sanctions": "against"}),
-        ("text,crimea,sanctions\na,x,no\n", {"crimea": None}),
-        ("text,crimea,sanctions\na,,0\n", {}),
-    ],
-)
-def test_tables_of_any_shape(table: str, meant: dict[str, str | None], taxonomy: Taxonomy) -> None:
-    reading = read_labels(table.encode(), taxonomy)
-    assert (reading.format, only(reading).text, only(reading).topics) == ("csv", "a", meant)
-
-
-def test_a_row_of_a_table_says_where_it_came_from_and_what_is_wrong_with_it(taxonomy: Taxonomy) -> None:
-    long = "x" * 200_000
-    table = (
-        "id,text,topic,annotator,speaker,document_id\r\n"
-        'p1,"First, a quote: ""ours"".\r\nThen another line.",crimea,ann,Peskov,d1\r\n'
-        "p2,A comma, unquoted,crimea,ann,Peskov,d1\r\n"
-        'p3,"Quoted" badly,crimea\r\n'
-        f"p4,{long},crimea\r\n"
-        "p5,Not yet.,\r\n"
-        "p6,,crimea\r\n"
-        'p7,"Never closed,crimea\r\n'
-    )
-    csv.field_size_limit(131_072)
-    reading = read_labels(table.encode("utf-8-sig"), taxonomy)
-    text = 'First, a quote: "ours".\r\nThen another line.'
-    first = Label("row 1 (line 2)", text, {"crimea": None}, "p1", "Peskov", "d1", annotator="ann")
-    assert reading.labels == [first, Label("row 4 (line 6)", long, {"crimea": None}, "p4")]
-    assert reading.skipped_why == {"unlabelled": 1}
-    assert reading.faults == [
-        "row 2 (line 4): 7 cells, but the header has 6; quote what holds the delimiter",
-        "row 3 (line 5): text after a closing quote; a quote inside a quoted cell is written twice",
-        "row 6 (line 8): text: is blank; text is needed",
-        "row 7 (line 9): a quote that opens here is never closed",
-    ]
-
-
-@pytest.mark.parametrize("codec", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "cp1251", "koi8-r"])
-@pytest.mark.parametrize("text", [RUSSIAN, "Щедрый подъезд.", "Крым", "МИНИСТР СТРАНЫ ПРИБЫЛ", "Yes, он. " * 99])
-def test_every_encoding_is_told(codec: str, text: str, taxonomy: Taxonomy) -> None:
-    if codec == "koi8-r":
-        text = text.replace("«", "").replace("»", "").replace("—", "-")
-    row = json.dumps({"text": text, "topics": {"crimea": "favor"}}, ensure_ascii=False)
-    for data in (row, f"text\ttopic\r\n{text}\tcrimea\r\n"):
-        reading = read_labels(data.encode(codec), taxonomy)
-        assert reading.encoding == ("utf-16" if codec.startswith("utf-16") else codec)
-        assert only(reading).text.strip() == text.strip()
 
 
 @pytest.mark.parametrize(

@@ -185,3 +185,17 @@ def test_keys_are_checked_when_made(home: Path) -> None:
 def test_loopback_is_told_from_other_addresses() -> None:
     assert [is_loopback(host) for host in ("127.0.0.1", "::1", "localhost", "127.9.9.9")] == [True] * 4
     assert [is_loopback(host) for host in ("0.0.0.0", "::", "10.0.0.1", "example.org")] == [False] * 4
+
+
+def test_without_keys_only_this_machines_own_names_are_answered(
+    shared_small: Callable[..., Path], tmp_path: Path
+) -> None:
+    with serving(shared_small(), tmp_path / "log") as server:
+        for host, status in (
+            ("evil.example", 403),
+            ("127.0.0.1.evil.example", 403),
+            ("localhost:1", 200),
+            ("[::1]", 200),
+        ):
+            assert server.request("/v1/annotations", headers={"Host": host}).status == status, host
+        assert server.request("/readyz", headers={"Host": "evil.example"}).status == 200

@@ -43,7 +43,7 @@ ONE = {"text": "The kettle was splendid.", "topics": {"tea": "pro"}, "id": "one"
 def test_a_batch_comes_out_as_an_examples_file(server: Server, tmp_path: Path) -> None:
     answer = post(server, batch(ONE, {"text": "The paw was wet.", "topics": ["cats"]}, {"text": "Rain.", "topics": {}}))
     assert answer.status == 201
-    assert (answer.json["received"], answer.json["new"]) == (3, 3)
+    assert (answer.json["received"], answer.json["new"], answer.json["off_topic"]) == (3, 3, 1)
     export = server.request("/v1/annotations")
     assert export.headers["content-type"] == "application/x-ndjson"
     write_small(tmp_path)

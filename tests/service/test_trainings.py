@@ -9,12 +9,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from models.bundle import load_bundle
+from service import processes
+from service.store import corpus, trainings
+from service.store.corpus import Incoming
+from service.store.database import Database
 from tests.conftest import ROOT, Server, serving, write_small
 
 TEXT = "The kettle by the leaf in town was splendid and fair."
@@ -180,6 +185,55 @@ def test_a_service_that_dies_leaves_a_job_that_says_so(start: Callable[..., Serv
     assert not list((home / "trainings").iterdir())
     for bundle in (home / "bundles").glob("*"):
         load_bundle(bundle)
+
+
+def test_a_training_that_its_service_lost_hold_of_is_given_up(start: Callable[..., Server], tmp_path: Path) -> None:
+    server, database = start(), Database(None, tmp_path / "home")
+    machine = processes.identity().rsplit(" ", 2)[0]
+    started = Path(f"/proc/{server.process.pid}/stat").read_text().rpartition(")")[2].split()[19]
+    # As if the claim had been committed after the service stopped waiting for it.
+    with database.writing() as connection:
+        id = trainings.create(connection, "linear", 0, "ann").id
+        assert trainings.claim(connection, f"{machine} {server.process.pid} {started}") is not None
+    database.close()
+    wait(server, id, "interrupted", seconds=5)
+    wait(server, ask(server), "running", "succeeded")
+
+
+def test_a_runner_is_told_dead_only_where_that_can_be_seen() -> None:
+    me = processes.identity()
+    machine, pid, started = me.rsplit(" ", 2)
+    assert processes.is_dead(me) is False
+    assert processes.is_dead(f"{machine} {pid} {int(started) - 1}") is True
+    assert processes.is_dead(f"{machine} {pid} -") is None
+    assert processes.is_dead(f"elsewhere {pid} {started}") is None
+
+
+def test_labels_that_the_taxonomy_has_no_topic_for_are_left_out(start: Callable[..., Server], tmp_path: Path) -> None:
+    server, database = start(), Database(None, tmp_path / "home")
+    said = [
+        Incoming(text="A dog barked at the kettle.", topics={"dogs": None, "tea": "neutral"}, annotator="ann"),
+        Incoming(text="A dog barked.", topics={"dogs": "favor"}, annotator="ann"),
+    ]
+    with database.writing() as connection:
+        corpus.add(connection, said, "test")
+    database.close()
+    ended = wait(server, ask(server), "succeeded")
+    assert ended["audit"]["examples"] == 121 and "2 labels of topics" in ended["reason"]
+
+
+def test_a_watcher_does_not_hold_up_a_stop(start: Callable[..., Server]) -> None:
+    server = start()
+    id = ask(server)
+    wait(server, id, "running")
+    with ThreadPoolExecutor(1) as pool:
+        watching = pool.submit(server.request, f"/v1/trainings/{id}/events")
+        time.sleep(0.5)
+        begin = time.monotonic()
+        server.process.terminate()
+        server.process.wait(30)
+        assert time.monotonic() - begin < 8
+        watching.exception()
 
 
 def test_a_failure_says_why(start: Callable[..., Server]) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +21,7 @@ from service.serving import first_bundle
 from service.settings import Settings
 from service.store import versions
 from service.store.database import Database
-from tests.conftest import ROOT, Answer, Server, serving
+from tests.conftest import ROOT, Answer, Server, free_port, serving
 
 TEXT = "The kettle by the leaf in town was splendid and fair."
 
@@ -186,3 +189,45 @@ def test_a_start_without_its_database_serves_what_served_last(two: Two, tmp_path
         assert ready["status"] == "degraded" and "database" in ready["reason"]
         refused = server.post("/v1/annotations", {"annotations": [{"text": "x", "topics": {}}]})
         assert refused.status == 503 and refused.headers["retry-after"] == "2"
+
+
+def test_a_bundle_that_was_replaced_does_not_pass_for_the_old_one(two: Two, tmp_path: Path) -> None:
+    place = tmp_path / "image"
+    shutil.copytree(two.path(two.first), place)
+    home = tmp_path / "other"
+    with serving(place, tmp_path / "log0", "--home", str(home)) as server:
+        assert server.request("/readyz").json["model"] == two.first.manifest.version
+    shutil.rmtree(place)
+    shutil.copytree(two.path(two.second), place)
+    with serving(place, tmp_path / "log1", "--home", str(home)) as server:
+        end = time.monotonic() + 5
+        while (ready := server.request("/readyz").json)["status"] == "ok" and time.monotonic() < end:
+            time.sleep(0.1)
+        assert ready["status"] == "degraded" and "not " + two.first.manifest.version in ready["reason"]
+
+
+def test_a_version_that_is_damaged_cannot_be_named(two: Two, server: Server) -> None:
+    version = two.second.manifest.version
+    with Database(None, server.log.parent / "home").writing() as connection:
+        versions.register(connection, two.second.manifest, two.path(two.second), two.home, "rejected")
+        assert versions.find(connection, version).state == "rejected"
+        versions.register(connection, two.second.manifest, two.path(two.second), two.home)
+        assert versions.find(connection, version).state == "candidate"
+    (two.path(two.second) / "taxonomy.json").write_text("{}")
+    answer = server.post("/v1/classify", {"text": TEXT, "model": version})
+    assert answer.status == 409 and "damaged" in answer.json["detail"]
+    assert server.post("/v1/classify", {"text": TEXT}).status == 200
+
+
+def test_a_service_outlives_the_shell_that_started_it(two: Two, tmp_path: Path) -> None:
+    port, home = free_port(), two.home
+    command = f"{sys.executable} -m stancery serve --home {home} --port {port} > {tmp_path / 'log'} 2>&1 & echo $!"
+    started = subprocess.run(["sh", "-c", command], cwd=ROOT, capture_output=True, text=True, check=True)
+    pid = int(started.stdout)
+    try:
+        # Longer than a worker takes to see that its supervisor is gone.
+        time.sleep(4)
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz") as answer:
+            assert answer.status == 200
+    finally:
+        os.kill(pid, signal.SIGTERM)

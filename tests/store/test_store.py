@@ -40,6 +40,11 @@ def export(database: Database) -> list[Example]:
     return list(corpus.examples(database, up_to))
 
 
+def export_after(database: Database, *batch: Incoming) -> list[Example]:
+    add(database, *batch)
+    return export(database)
+
+
 def counts(added: corpus.Added) -> tuple[int, int, int, int]:
     return added.new, added.changed, added.duplicate, added.conflicting
 
@@ -111,6 +116,27 @@ def test_an_id_that_another_text_has_is_told_apart(database: Database) -> None:
     add(database, says({}, text="Another paragraph.", id="p1"), says({}, text="A third.", id="p1"))
     first, second, third = (example.id for example in export(database))
     assert first == "p1" and second.startswith("p1-") and third.startswith("p1-") and second != third
+
+
+def test_an_id_that_was_made_of_a_text_is_taken_too(database: Database) -> None:
+    made = export_after(database, says({}))[0].id
+    other = says({}, text="Tea should be taxed.")
+    assert [example.id for example in export_after(database, other, says({}, text="Tea!", id=made))][:1] == [made]
+    fresh = corpus.digest_of("Coffee")[:16]
+    found = export_after(database, says({}, text="Milk", id=fresh), says({}, text="Coffee"))
+    assert len({example.id for example in found}) == len(found) == 5
+
+
+def test_who_says_it_again_after_a_contradiction_is_heard(database: Database) -> None:
+    for who, stance in (("ann", "favor"), ("bob", "against")):
+        add(database, says({"tea": stance}, by=who))
+    again = says({"tea": "favor"}, by="ann")
+    assert counts(add(database, again))[2] == 1 and export(database)[0].topics == {"tea": "against"}
+    with database.writing() as connection:
+        assert corpus.add(connection, [again], "test", restate=True).changed == 1
+    assert export(database)[0].topics == {"tea": "favor"}
+    with database.writing() as connection:
+        assert corpus.add(connection, [again], "test", restate=True).duplicate == 1
 
 
 def test_many_pages_come_out_in_the_order_they_came_in(database: Database) -> None:
