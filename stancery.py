@@ -163,7 +163,17 @@ def classify(
 @main.command()
 @click.argument("examples", type=click.Path(path_type=Path), required=False)
 @option("--taxonomy", type=click.Path(path_type=Path), help="The topics and propositions, TOML.")
-@option("--family", default="linear", type=click.Choice(["linear"]), help="How the classifier is built.")
+@option(
+    "--family",
+    type=click.Choice(["linear", "encoder"]),
+    help="linear: n-grams. encoder: a sentence encoder beside them.  [default: linear; with --remote, what serves]",
+)
+@option(
+    "--encoder",
+    metavar="CHECKPOINT",
+    help="The encoder: a folder, or owner/name@REVISION of the model hub (40 hex digits).  [default: the champion's]",
+)
+@option("--online", is_flag=True, help="Fetch the encoder from the model hub if it is not in the local cache.")
 @option(
     "--output", "-o", type=click.Path(path_type=Path), help="The bundle's folder.  [default: by its version, at home]"
 )
@@ -184,7 +194,9 @@ def classify(
 def train(
     examples: Path | None,
     taxonomy: Path | None,
-    family: str,
+    family: str | None,
+    encoder: str | None,
+    online: bool,
     output: Path | None,
     home: Path,
     champion: Path | None,
@@ -204,6 +216,8 @@ def train(
     if remote is not None:
         if examples is not None or taxonomy is not None:
             raise click.UsageError("--remote trains on the labels in the service's store; EXAMPLES and --taxonomy stay")
+        if encoder is not None:
+            raise click.UsageError("--remote takes the encoder of the version that serves; --encoder stays")
         _train_remote(remote, key, {"family": family, "seed": seed})
         return
     if examples is None or taxonomy is None:
@@ -218,7 +232,16 @@ def train(
     from models.bundle import read_manifest
     from models.figures import gate_lines
 
-    options = Options(family=family, holdout=holdout, seed=seed, jobs=jobs)
+    family = family or ("encoder" if encoder else "linear")
+    options = Options(
+        family=family,
+        holdout=holdout,
+        seed=seed,
+        jobs=jobs,
+        encoder=encoder,
+        online=online,
+        cache=home / "embeddings",
+    )
     with bar() as tell:
         made = run(examples, taxonomy, output or (lambda version: home / "bundles" / version), options, tell, champion)
     click.echo(f"{made.version} in {made.directory}")

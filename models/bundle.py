@@ -6,6 +6,9 @@
 ``weights.safetensors``   plain arrays
 ``vocabulary.json``       the n-grams, in column order
 ``taxonomy.json``         topics and propositions
+``encoder.onnx``          of the encoder family: the encoder, its weights as eight-bit integers
+``tokenizer.json``        of the encoder family: the tokenizer, as its checkpoint has it
+``encoder.json``          of the encoder family: where it came from, how it pools, how much it reads
 ``holdout.jsonl``         the rows it was measured on, an examples file; absent where nothing was held out
 ``MODEL_CARD.md``         for people
 ``report.html``           for people who would rather look
@@ -20,7 +23,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -30,11 +33,14 @@ from safetensors.numpy import save as save_arrays
 
 from models.errors import BundleError, StanceryError
 from models.examples import Example
-from models.features import NgramFeatures
+from models.features import Features, NgramFeatures
 from models.figures import headline
-from models.linear import FAMILY, LinearModel
+from models.linear import LinearModel
 from models.scorer import Rules, Scorer
 from models.taxonomy import Taxonomy
+
+if TYPE_CHECKING:
+    from models.encoder import EncoderFeatures
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -47,7 +53,12 @@ CARD = "MODEL_CARD.md"
 REPORT = "report.html"
 # In a home, the file that names the folder of the bundle that served last.
 POINTER = "active"
-_CANARY_TOLERANCE = 1e-6
+GRAPH = "encoder.onnx"
+TOKENIZER = "tokenizer.json"
+ENCODER = "encoder.json"
+# What a probability may differ from the manifest's. Products of eight-bit integers are rounded otherwise by processors
+# that lack the instruction for them.
+FAMILIES = {"linear": 1e-6, "encoder": 0.05}
 
 
 class FileDigest(msgspec.Struct, frozen=True):
@@ -109,21 +120,22 @@ class Bundle(NamedTuple):
         return self.scorer.taxonomy
 
     def check_canaries(self) -> None:
-        """Score the canary paragraphs and raise BundleError when an answer differs from the manifest's by over 1e-6."""
+        """Score the canary paragraphs and raise BundleError when an answer differs from the manifest's by too much."""
+        tolerance = FAMILIES[self.manifest.family]
         for number, canary in enumerate(self.manifest.canaries, 1):
             got = self.scorer.topic_scores([canary.text])[0]
             expected = np.array(canary.topics)
             if canary.stance_topic is not None and canary.stance is not None:
                 got = np.append(got, self.scorer.stance_scores([(canary.text, canary.stance_topic)])[0])
                 expected = np.append(expected, canary.stance)
-            if got.shape != expected.shape or np.abs(got - expected).max() > _CANARY_TOLERANCE:
+            if got.shape != expected.shape or np.abs(got - expected).max() > tolerance:
                 raise BundleError(f"{self.path}: canary {number} does not get the scores that the manifest names")
 
 
 def arrays_of(model: LinearModel) -> dict[str, NDArray[Any]]:
     """Return the arrays of a linear model under the names they have in ``weights.safetensors``."""
     arrays: dict[str, NDArray[Any]] = {
-        "idf": model.features.idf,
+        "idf": model.features.ngrams.idf,
         "topic_weights": model.topic_weights,
         "topic_bias": model.topic_bias,
     }
@@ -133,12 +145,16 @@ def arrays_of(model: LinearModel) -> dict[str, NDArray[Any]]:
 
 
 def content_files(taxonomy: Taxonomy, model: LinearModel) -> dict[str, bytes]:
-    """Return the files that hold a model: its weights, its vocabulary and its taxonomy."""
-    return {
+    """Return the files that hold a model: its weights, its vocabulary, its taxonomy, and its encoder if it has one."""
+    ngrams, encoder = model.features.ngrams, model.features.encoder
+    files = {
         WEIGHTS: save_arrays(arrays_of(model)),
-        VOCABULARY: msgspec.json.encode({"words": list(model.features.words), "chars": list(model.features.chars)}),
+        VOCABULARY: msgspec.json.encode({"words": list(ngrams.words), "chars": list(ngrams.chars)}),
         TAXONOMY: msgspec.json.encode(taxonomy),
     }
+    if encoder is not None:
+        files |= {GRAPH: encoder.graph, TOKENIZER: encoder.tokenizer, ENCODER: msgspec.json.encode(encoder.spec)}
+    return files
 
 
 def write_bundle(directory: Path, manifest: Manifest, files: Mapping[str, bytes]) -> None:
@@ -205,8 +221,8 @@ def load_bundle(directory: str | Path) -> Bundle:
     """
     path = Path(directory)
     manifest = read_manifest(path)
-    if manifest.family != FAMILY:
-        raise BundleError(f"{path}: family {manifest.family!r}; this release scores {FAMILY!r}")
+    if manifest.family not in FAMILIES:
+        raise BundleError(f"{path}: family {manifest.family!r}; this release scores {', '.join(FAMILIES)}")
     files = {}
     for name, digest in manifest.files.items():
         if Path(name).name != name:
@@ -216,7 +232,8 @@ def load_bundle(directory: str | Path) -> Bundle:
         taxonomy = msgspec.json.decode(files[TAXONOMY], type=Taxonomy)
         vocabulary = msgspec.json.decode(files[VOCABULARY], type=dict[str, list[str]])
         arrays = load_arrays(files.pop(WEIGHTS))
-        features = NgramFeatures(vocabulary["words"], vocabulary["chars"], arrays["idf"])
+        ngrams = NgramFeatures(vocabulary["words"], vocabulary["chars"], arrays["idf"])
+        features: Features = _beside_encoder(ngrams, files) if manifest.family == "encoder" else ngrams
         model = LinearModel(
             features,
             arrays["topic_weights"],
@@ -227,9 +244,19 @@ def load_bundle(directory: str | Path) -> Bundle:
         scorer = Scorer(taxonomy, manifest.rules, model)
     except StanceryError:
         raise
+    except ImportError as error:
+        raise BundleError(f"{path}: needs more packages: pip install 'stancery[encoder]' ({error})") from error
     except Exception as error:
         raise BundleError(f"{path}: its files do not fit together: {error}") from error
     return Bundle(path, manifest, scorer, files[CARD].decode())
+
+
+def _beside_encoder(ngrams: NgramFeatures, files: Mapping[str, bytes]) -> EncoderFeatures:
+    # Only here, so that a linear model is served without the runtime.
+    from models.encoder import Encoder, EncoderFeatures, EncoderSpec
+
+    encoder = Encoder(files[GRAPH], files[TOKENIZER], msgspec.json.decode(files[ENCODER], type=EncoderSpec))
+    return EncoderFeatures(ngrams, encoder, encoder.embed)
 
 
 def read_card(directory: str | Path) -> str:

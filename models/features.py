@@ -13,10 +13,13 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import pairwise
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from models.encoder import Encoder
 
 WORD_NGRAMS = (1, 2)
 CHAR_NGRAMS = (2, 5)
@@ -44,7 +47,33 @@ class Encoded(NamedTuple):
     values: NDArray[np.float64]
 
 
-class Occurrences(NamedTuple):
+class Features(Protocol):
+    """What a linear model scores by: n-grams, maybe an encoder, and rows whose columns can be told by chunk of text."""
+
+    @property
+    def ngrams(self) -> NgramFeatures: ...
+
+    @property
+    def encoder(self) -> Encoder | None: ...
+
+    @property
+    def size(self) -> int: ...
+
+    def encode(self, text: str) -> Encoded: ...
+
+    def share_out(self, row: Encoded, weights: NDArray[np.floating]) -> Shares: ...
+
+
+class Shares(NamedTuple):
+    """What a row adds to a logit, taken apart: by chunk of the text, its (start, end) in `spans` and the amount in
+    `weights`, float64 of shape (n_chunks,); `rest` belongs to no chunk."""
+
+    spans: list[tuple[int, int]]
+    weights: NDArray[np.float64]
+    rest: float
+
+
+class _Occurrences(NamedTuple):
     """Where the features of one paragraph stand.
 
     Attributes
@@ -99,6 +128,19 @@ class NgramFeatures:
         self._char_column = {gram: column for column, gram in enumerate(chars, len(words))}
         self._cached_chunk = lru_cache(maxsize=_CACHED_CHUNKS)(self._analyze)
 
+    @property
+    def ngrams(self) -> NgramFeatures:
+        return self
+
+    @property
+    def encoder(self) -> None:
+        return None
+
+    @property
+    def size(self) -> int:
+        """How many columns there are."""
+        return len(self.idf)
+
     @classmethod
     def fit(cls, texts: Iterable[str], *, min_df: int) -> NgramFeatures:
         """Learn the vocabulary (n-grams in at least `min_df` texts) and the smooth idf, ``1 + ln((1+n)/(1+df))``."""
@@ -133,7 +175,22 @@ class NgramFeatures:
                 block /= np.sqrt(block @ block)
         return Encoded(text, columns.astype(np.int64), values)
 
-    def occurrences(self, text: str) -> Occurrences:
+    def share_out(self, row: Encoded, weights: NDArray[np.floating]) -> Shares:
+        """Share what each column adds to a logit evenly among its occurrences, and sum it by chunk of the text.
+
+        Parameters
+        ----------
+        row : Encoded
+        weights : ndarray, shape (n,)
+            Those of the row's columns.
+        """
+        spans, feature, chunk, share = self._occurrences(row.text)
+        position = np.searchsorted(row.columns, feature)
+        counts = np.bincount(position, share, minlength=len(row.columns))
+        each = row.values * weights / counts
+        return Shares(spans, np.bincount(chunk, share * each[position], minlength=len(spans)).astype(np.float64), 0.0)
+
+    def _occurrences(self, text: str) -> _Occurrences:
         """Return each occurrence of each feature of `text` with the chunk that it stands in."""
         matches = list(_CHUNK.finditer(text))
         feature: list[NDArray[np.int32]] = []
@@ -152,7 +209,7 @@ class NgramFeatures:
                 whole += [(column, i, 0.5), (column, j, 0.5)]
         columns, indices, shares = zip(*whole, strict=True) if whole else ((), (), ())
         n_chars = sum(map(len, feature))
-        return Occurrences(
+        return _Occurrences(
             [match.span() for match in matches],
             np.concatenate([*feature, np.array(columns, np.int32)]),
             np.concatenate([*chunk, np.array(indices, np.int32)]),

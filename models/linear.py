@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from models.features import Encoded, NgramFeatures
+from models.features import Encoded, Features
 
 FloatArray = NDArray[np.float64]
 FAMILY = "linear"
@@ -30,7 +30,7 @@ class LinearModel:
 
     Parameters
     ----------
-    features : NgramFeatures
+    features : Features
     topic_weights : ndarray of float32, shape (n_features, n_topics)
     topic_bias : ndarray of float64, shape (n_topics,)
     stance_weights : ndarray of float32, shape (1 + n_topics, n_features, 3), or None
@@ -41,7 +41,7 @@ class LinearModel:
 
     def __init__(
         self,
-        features: NgramFeatures,
+        features: Features,
         topic_weights: NDArray[np.float32],
         topic_bias: FloatArray,
         stance_weights: NDArray[np.float32] | None = None,
@@ -81,13 +81,8 @@ class LinearModel:
         return weights - weights.mean(axis=1, keepdims=True), bias - bias.mean()
 
     def _contributions(self, row: Encoded, weights: NDArray[np.floating], bias: np.floating) -> Contributions:
-        """Share what each feature adds evenly among its occurrences, and sum it by chunk."""
-        spans, feature, chunk, share = self.features.occurrences(row.text)
-        position = np.searchsorted(row.columns, feature)
-        counts = np.bincount(position, share, minlength=len(row.columns))
-        each = row.values * weights / counts
-        by_chunk = np.bincount(chunk, share * each[position], minlength=len(spans))
-        return Contributions(float(bias), spans, by_chunk.astype(np.float64))
+        spans, found, rest = self.features.share_out(row, weights)
+        return Contributions(float(bias) + rest, spans, found)
 
 
 def softmax(logits: FloatArray) -> FloatArray:

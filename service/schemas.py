@@ -91,9 +91,10 @@ class DisagreementsResponse(msgspec.Struct, frozen=True):
 
 
 class TrainingRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How to train. ``seed`` deals documents to folds and draws the intervals."""
+    """How to train. ``family`` is the active version's if null; an encoder is taken from the active version. ``seed``
+    deals documents to folds and draws the intervals."""
 
-    family: Literal["linear"] = "linear"
+    family: Literal["linear", "encoder"] | None = None
     seed: Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)] = 0
 
 

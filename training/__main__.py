@@ -20,7 +20,7 @@ from training import process
 if TYPE_CHECKING:
     from training.progress import Progress
 
-_OPTIONS = ("family", "holdout", "seed", "jobs")
+_OPTIONS = {"family": str, "holdout": float, "seed": int, "jobs": int, "encoder": str, "cache": Path}
 
 
 def main() -> int:
@@ -54,7 +54,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--attached", action="store_true", help="end when standard input does")
     parser.add_argument("--nice", type=int, default=0, help="raise the niceness by so much; 19 yields to everybody")
     parser.add_argument("--memory-mb", type=int, default=0, help="what each process may allocate")
-    for name, kind in zip(_OPTIONS, (str, float, int, int), strict=True):
+    parser.add_argument("--online", action="store_true", default=argparse.SUPPRESS, help="fetch the encoder if need be")
+    for name, kind in _OPTIONS.items():
         # The defaults are those of training.run.Options, which is too large to load before the limits are set.
         parser.add_argument(f"--{name}", type=kind, default=argparse.SUPPRESS)
     return parser.parse_args()
@@ -74,7 +75,7 @@ def _train(arguments: argparse.Namespace) -> int:
     from models.errors import InvalidData, StanceryError
     from training.run import Options, run
 
-    options = Options(**{name: value for name, value in vars(arguments).items() if name in _OPTIONS})
+    options = Options(**{name: value for name, value in vars(arguments).items() if name in {*_OPTIONS, "online"}})
     into = arguments.into
     output = arguments.output if into is None else lambda version: into / version
     try:

@@ -12,10 +12,9 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from models.bundle import CARD, FORMAT, HOLDOUT, REPORT, Canary, Manifest, content_files
+from models.bundle import CARD, ENCODER, FORMAT, HOLDOUT, REPORT, Canary, Manifest, content_files
 from models.examples import STANCES, Example, examples_hash
 from models.features import CHAR_NGRAMS, WORD_NGRAMS
-from models.linear import FAMILY
 from models.scorer import Scorer
 from models.taxonomy import Taxonomy
 from training import calibration, linear, report
@@ -46,6 +45,7 @@ class Measured(NamedTuple):
 
 
 def seal(
+    family: str,
     material: Material,
     choices: Choices,
     scorer: Scorer,
@@ -59,6 +59,7 @@ def seal(
 
     Parameters
     ----------
+    family : str
     material, choices, scorer
         What was fitted.
     sides : Sides
@@ -80,16 +81,18 @@ def seal(
         "char_ngrams": CHAR_NGRAMS,
     }
     files = content_files(taxonomy, scorer.model)
+    if ENCODER in files:
+        settings["encoder"] = msgspec.json.decode(files[ENCODER])
     if kept or carried:
         files[HOLDOUT] = msgspec.json.Encoder().encode_lines([*kept, *carried])
     data_hash = examples_hash(examples)
     # The version names what scores, how it decides, and what it was fitted and measured on.
     named = [*(files[name] for name in sorted(files)), msgspec.json.encode([choices.rules, settings, data_hash])]
     content = hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in named)).hexdigest()
-    version = f"{FAMILY}-{content[:12]}"
+    version = f"{family}-{content[:12]}"
     manifest = Manifest(
         format=FORMAT,
-        family=FAMILY,
+        family=family,
         version=version,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         # The same examples again make the champion itself, and nothing is its own parent.

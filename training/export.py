@@ -11,6 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import FeatureUnion, Pipeline
 
 from models.bundle import Bundle
+from models.errors import BundleError
 from models.examples import STANCES
 from models.features import CHAR_NGRAMS, WORD_NGRAMS
 from models.linear import LinearModel
@@ -22,6 +23,10 @@ def pipelines(bundle: Bundle) -> dict[str, dict[str, Pipeline]]:
     A topic's ``predict_proba`` has the columns absent and present, a stance's those of ``classes_``.
     """
     model = bundle.scorer.model
+    if model.features.encoder is not None:
+        raise BundleError(
+            f"{bundle.path}: has an encoder, which scikit-learn does not; a linear bundle can be exported"
+        )
     features = _vectorizers(model)
     topics = {
         name: Pipeline(
@@ -48,16 +53,17 @@ def write_joblib(bundle: Bundle, path: Path) -> None:
 
 
 def _vectorizers(model: LinearModel) -> FeatureUnion:
-    n_words = len(model.features.words)
-    idf = model.features.idf.astype(np.float64)
+    ngrams = model.features.ngrams
+    n_words = len(ngrams.words)
+    idf = ngrams.idf.astype(np.float64)
     blocks = []
     if n_words:
-        words = TfidfVectorizer(ngram_range=WORD_NGRAMS, sublinear_tf=True, vocabulary=list(model.features.words))
+        words = TfidfVectorizer(ngram_range=WORD_NGRAMS, sublinear_tf=True, vocabulary=list(ngrams.words))
         words.idf_ = idf[:n_words]
         blocks.append(("words", words))
     if n_words < len(idf):
         chars = TfidfVectorizer(
-            analyzer="char_wb", ngram_range=CHAR_NGRAMS, sublinear_tf=True, vocabulary=list(model.features.chars)
+            analyzer="char_wb", ngram_range=CHAR_NGRAMS, sublinear_tf=True, vocabulary=list(ngrams.chars)
         )
         chars.idf_ = idf[n_words:]
         blocks.append(("chars", chars))

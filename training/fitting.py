@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from models.errors import InvalidData
 from models.examples import STANCES, Example
-from models.features import NgramFeatures
+from models.features import Features, NgramFeatures
 from models.linear import LinearModel
 from models.scorer import Rules, Scorer
 from models.taxonomy import Taxonomy
 from training import calibration, linear, splits
 from training.evaluation import measure, score_examples
 from training.selection import STANCE_GRID, TOPIC_GRID, StanceChoice, TopicChoice, choose_stances, choose_topics
+
+if TYPE_CHECKING:
+    from training.embeddings import Embeddings
 
 FloatArray = NDArray[np.float64]
 CURVE_PARTS = (0.125, 0.25, 0.5, 1.0)
@@ -27,7 +31,7 @@ class Material(NamedTuple):
 
     taxonomy: Taxonomy
     examples: list[Example]
-    features: NgramFeatures
+    features: Features
     matrix: sparse.csr_matrix
     labels: NDArray[np.bool_]
     pairs: linear.Pairs
@@ -59,10 +63,23 @@ class Choices(NamedTuple):
         return self.stance.scores if self.stance else np.empty((0, len(STANCES)))
 
 
-def prepare(examples: list[Example], taxonomy: Taxonomy) -> Material:
-    """Count the n-grams of `examples` and encode them."""
+def prepare(examples: list[Example], taxonomy: Taxonomy, embeddings: Embeddings | None = None) -> Material:
+    """Count the n-grams of `examples` and encode them, beside their embeddings where there are any.
+
+    Raises
+    ------
+    InvalidData
+        If no n-gram stands in two paragraphs.
+    """
     texts = [example.text for example in examples]
-    features = NgramFeatures.fit(texts, min_df=linear.MIN_DF)
+    ngrams = NgramFeatures.fit(texts, min_df=linear.MIN_DF)
+    if not ngrams.size:
+        raise InvalidData(["no n-gram stands in two paragraphs; more examples are needed"])
+    features: Features = ngrams
+    if embeddings is not None:
+        from models.encoder import EncoderFeatures
+
+        features = EncoderFeatures(ngrams, embeddings.encoder, embeddings)
     return Material(
         taxonomy,
         examples,
@@ -124,7 +141,7 @@ def steps(n_topics: int, n_folds: int) -> int:
 
 
 def _calibrated(
-    features: NgramFeatures, parts: linear.Heads, platts: Sequence[calibration.Platt], stance: StanceChoice | None
+    features: Features, parts: linear.Heads, platts: Sequence[calibration.Platt], stance: StanceChoice | None
 ) -> LinearModel:
     """Fold the calibration into the weights, so that serving needs no second step."""
     slopes, offsets = np.array(platts).T

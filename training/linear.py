@@ -12,7 +12,7 @@ from scipy import sparse
 from sklearn.linear_model import LogisticRegression
 
 from models.examples import STANCES, Example
-from models.features import NgramFeatures
+from models.features import Features
 from training.splits import Near, shadows
 
 FloatArray = NDArray[np.float64]
@@ -37,13 +37,13 @@ class Pairs(NamedTuple):
     stance: IntArray
 
 
-def feature_matrix(features: NgramFeatures, texts: Sequence[str]) -> sparse.csr_matrix:
+def feature_matrix(features: Features, texts: Sequence[str]) -> sparse.csr_matrix:
     """Stack the rows of `texts` into a CSR matrix of float64, shape (n_texts, n_features)."""
     rows = [features.encode(text) for text in texts]
     indptr = np.cumsum([0, *(len(row.columns) for row in rows)])
     return sparse.csr_matrix(
         (np.concatenate([row.values for row in rows]), np.concatenate([row.columns for row in rows]), indptr),
-        shape=(len(rows), len(features.idf)),
+        shape=(len(rows), features.size),
     )
 
 

@@ -102,7 +102,7 @@ def model_card(manifest: Manifest, taxonomy: Taxonomy, warnings: Sequence[str], 
 
 def heaviest_words(model: LinearModel, taxonomy: Taxonomy) -> list[tuple[str, list[tuple[str, float]]]]:
     """Return the heaviest word n-grams of each topic, and of the shared stance weights favor over against."""
-    words = model.features.words
+    words = model.features.ngrams.words
     if not words:
         return []
 

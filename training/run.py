@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import compress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import numpy as np
 
-from models.bundle import MANIFEST, Manifest, load_bundle, write_bundle
+from models.bundle import FAMILIES, MANIFEST, Manifest, load_bundle, write_bundle
 from models.errors import BundleError, InvalidData
 from models.examples import Example, read_examples
 from models.linear import FAMILY
@@ -23,19 +23,29 @@ from training import fitting, splits
 from training.audit import OutOfFold, audit
 from training.describe import Measured, Sides, seal
 from training.evaluation import measure, score_examples
-from training.gate import Gate, fits, judge, load_champion
+from training.gate import Champion, Gate, fits, judge, load_champion
 from training.progress import Progress, Teller
+
+if TYPE_CHECKING:
+    from training.embeddings import Embeddings
 
 
 @dataclass(frozen=True)
 class Options:
-    """How to train. ``holdout`` is the part of the groups that is only measured on; ``jobs`` processes fit heads."""
+    """How to train. ``holdout`` is the part of the groups that is only measured on; ``jobs`` processes fit heads.
+
+    The encoder family takes its ``encoder`` from a checkpoint, a folder or ``owner/name@revision`` which is fetched if
+    ``online``, or where none is named from the champion; embeddings are kept in the folder ``cache``.
+    """
 
     family: str = FAMILY
     holdout: float = 0.1
     folds: int = 5
     seed: int = 0
     jobs: int = os.cpu_count() or 1
+    encoder: str | None = None
+    online: bool = False
+    cache: Path | None = None
 
 
 class Trained(NamedTuple):
@@ -89,8 +99,8 @@ def run(
         If the output folder is in use, or the champion is missing or damaged.
     """
     options = options or Options()
-    if options.family != FAMILY:
-        raise InvalidData([f"family: {options.family!r} is not one of {FAMILY}"])
+    if options.family not in FAMILIES:
+        raise InvalidData([f"family: {options.family!r} is not one of {', '.join(FAMILIES)}"])
     if isinstance(output, Path) and output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise BundleError(f"{output}: exists already, and a bundle is never changed once written; name a new folder")
     taxonomy = read_taxonomy(taxonomy_path)
@@ -106,12 +116,14 @@ def run(
     split = splits.split(texts, groups, options.holdout, [example.text for example in frozen])
     kept = list(compress(examples, split.held))
     teller.step()
-    material = _material(list(compress(examples, split.fitted)), taxonomy, examples_path, teller)
+    embeddings = _embeddings(options, beaten, teller) if options.family != FAMILY else None
+    material = _material(list(compress(examples, split.fitted)), taxonomy, embeddings, examples_path, teller)
 
     choices, found = _choose(material, examples, split, options, teller)
     scorer, measured = _fit(material, choices, kept, found, options, teller)
     teller.phase("write", "drawing the report and writing the bundle")
     manifest, files = seal(
+        options.family,
         material,
         choices,
         scorer,
@@ -142,13 +154,28 @@ def _carried(frozen: Sequence[Example], texts: Sequence[str], taxonomy: Taxonomy
     return [example for example in frozen if splits.folded(example.text) not in present and fits(example, taxonomy)]
 
 
-def _material(fitted: list[Example], taxonomy: Taxonomy, path: str | Path, teller: Teller) -> fitting.Material:
+def _embeddings(options: Options, champion: Champion | None, teller: Teller) -> Embeddings:
+    from training.checkpoint import load_encoder
+    from training.embeddings import Embeddings
+
+    teller.phase("encoder", f"bringing in {options.encoder}" if options.encoder else "taking the champion's encoder")
+    if options.encoder is not None:
+        encoder = load_encoder(options.encoder, online=options.online, threads=options.jobs)
+    elif champion is not None and champion.bundle.scorer.model.features.encoder is not None:
+        encoder = champion.bundle.scorer.model.features.encoder
+    else:
+        raise InvalidData(["encoder: the family needs one: name a checkpoint, or a champion that has one"])
+    return Embeddings(encoder, options.cache)
+
+
+def _material(
+    fitted: list[Example], taxonomy: Taxonomy, embeddings: Embeddings | None, path: str | Path, teller: Teller
+) -> fitting.Material:
     if len({example.group for example in fitted}) < 2:
         raise InvalidData([f"{path}: fewer than two documents to fit on; calibration needs at least two"])
-    teller.phase("features", f"counting n-grams of {len(fitted):,} paragraphs")
-    material = fitting.prepare(fitted, taxonomy)
-    if not len(material.features.idf):
-        raise InvalidData([f"{path}: no n-gram stands in two paragraphs; more examples are needed"])
+    beside = " and embedding them" if embeddings is not None else ""
+    teller.phase("features", f"counting n-grams of {len(fitted):,} paragraphs{beside}")
+    material = fitting.prepare(fitted, taxonomy, embeddings)
     teller.step()
     return material
 

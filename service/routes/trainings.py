@@ -40,10 +40,12 @@ async def post_training(request: Request) -> Response:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise undecodable(error, TrainingRequest.__struct_fields__) from None
 
+    family = asked.family or service.serving.active.manifest.family
+
     def work(connection: Connection) -> requests.Answered:
         if not corpus.last_number(connection):
             raise Problem(HTTPStatus.CONFLICT, "there are no annotations to train on; POST /v1/annotations brings them")
-        created = trainings.create(connection, asked.family, asked.seed, actor)
+        created = trainings.create(connection, family, asked.seed, actor)
         return requests.Answered(HTTPStatus.ACCEPTED, msgspec.json.encode(created))
 
     def once(connection: Connection) -> requests.Answered:

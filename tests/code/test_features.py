@@ -66,6 +66,8 @@ def test_rows_are_the_same_on_any_text(pair: tuple[NgramFeatures, list[TfidfVect
 @settings(deadline=None, max_examples=200)
 @given(text=st.text(max_size=200))
 def test_every_feature_of_a_row_occurs_in_a_chunk(pair: tuple[NgramFeatures, list[TfidfVectorizer]], text: str) -> None:
-    row, found = pair[0].encode(text), pair[0].occurrences(text)
-    assert set(found.feature.tolist()) == set(row.columns.tolist())
-    assert all(text[a:b] == text[a:b].strip() and text[a:b] for a, b in found.spans)
+    row = pair[0].encode(text)
+    for column in range(len(row.columns)):
+        found = pair[0].share_out(row, np.eye(len(row.columns))[column])
+        assert found.weights.sum() == pytest.approx(row.values[column]) and found.rest == 0
+        assert all(text[a:b] == text[a:b].strip() and text[a:b] for a, b in found.spans)

@@ -1,0 +1,121 @@
+"""The encoder family: fitted, written, loaded, explained, fitted again and served."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from models.bundle import GRAPH, Bundle, load_bundle
+from models.encoder import Encoder
+from models.errors import BundleError, InvalidData
+from tests.conftest import ROOT, Server, serving, write_small
+from training.embeddings import Embeddings
+from training.export import pipelines
+from training.run import Options, run
+
+TEXT = "The kettle by the leaf in town was splendid and fair."
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("encoder")
+    write_small(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bundle(folder: Path, checkpoint: Path) -> Bundle:
+    options = Options("encoder", holdout=0.2, jobs=1, encoder=str(checkpoint), cache=folder / "cache")
+    run(folder / "examples.jsonl", folder / "taxonomy.toml", folder / "bundle", options)
+    return load_bundle(folder / "bundle")
+
+
+def test_a_bundle_scores_as_it_says(bundle: Bundle) -> None:
+    bundle.check_canaries()
+    assert bundle.manifest.family == "encoder" and bundle.manifest.version.startswith("encoder-")
+    assert bundle.manifest.settings["encoder"]["architecture"] == "bert"
+    result = bundle.scorer.classify(TEXT)
+    assert [(each.topic, each.stance and each.stance.label) for each in result.topics] == [("tea", "favor")]
+
+
+def test_the_embedding_counts(bundle: Bundle) -> None:
+    dense = bundle.scorer.model.topic_weights[bundle.scorer.model.features.ngrams.size :]
+    assert dense.shape == (384, 2) and np.abs(dense).max() > 0.01
+
+
+def test_what_the_tokens_add_makes_up_the_score(bundle: Bundle) -> None:
+    for text in (TEXT, "  Чай  и кошки,\tkettle\n\npaw " * 30, "?"):
+        for topic in bundle.scorer.classify(text, topics=["tea", "cats"], explain=True).topics:
+            assert topic.bias is not None
+            logit = topic.bias + sum(span.weight for span in topic.evidence)
+            assert 1 / (1 + np.exp(-logit)) == pytest.approx(topic.score, abs=1e-9)
+
+
+def test_a_score_does_not_hang_on_the_company(bundle: Bundle) -> None:
+    alone = bundle.scorer.topic_scores([TEXT])
+    crowd = bundle.scorer.topic_scores([*(f"{TEXT} {number}" * 3 for number in range(20)), TEXT])
+    assert (alone[0] == crowd[-1]).all()
+
+
+def test_fitting_again_embeds_only_what_is_new(encoder: Encoder, tmp_path: Path) -> None:
+    first = Embeddings(encoder, tmp_path)
+    vectors = [first(text) for text in (TEXT, "Other.", TEXT)]
+    assert first.made == 2 and (vectors[0] == vectors[2]).all()
+    first.close()
+    again = Embeddings(encoder, tmp_path)
+    assert (again(TEXT) == vectors[0]).all() and again.made == 0
+    again.close()
+
+
+def test_a_challenger_takes_the_champions_encoder(bundle: Bundle, folder: Path, tmp_path: Path) -> None:
+    options = Options("encoder", holdout=0.2, jobs=1, seed=1, cache=folder / "cache")
+    arguments = (folder / "examples.jsonl", folder / "taxonomy.toml", tmp_path / "bundle", options)
+    made = run(*arguments, champion=bundle.path)
+    assert (made.directory / GRAPH).read_bytes() == (bundle.path / GRAPH).read_bytes()
+    assert made.gate is not None
+    with pytest.raises(InvalidData, match="name a checkpoint"):
+        run(*arguments[:2], tmp_path / "other", options)
+
+
+def test_a_changed_graph_is_refused(bundle: Bundle, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(bundle.path, tmp_path / "copy"))
+    data = bytearray((copy / GRAPH).read_bytes())
+    data[1000] ^= 1
+    (copy / GRAPH).write_bytes(data)
+    with pytest.raises(BundleError, match=r"encoder\.onnx.*damaged"):
+        load_bundle(copy)
+
+
+def test_scikit_learn_cannot_have_it(bundle: Bundle) -> None:
+    with pytest.raises(BundleError, match="linear bundle can be exported"):
+        pipelines(bundle)
+
+
+@pytest.mark.parametrize(
+    ("family", "absent"), [("encoder", "torch transformers sklearn onnx"), ("linear", "onnxruntime tokenizers torch")]
+)
+def test_serving_takes_no_more_than_it_needs(family: str, absent: str, bundle: Bundle, bundle_path: Path) -> None:
+    path = bundle.path if family == "encoder" else bundle_path
+    code = f"import sys, stancery; stancery.load({str(path)!r}).classify([{TEXT!r}]); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not {*absent.split()} & {*done.stdout.split()}
+
+
+@pytest.fixture(scope="module")
+def server(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving(bundle.path, tmp_path_factory.mktemp("served") / "log") as running:
+        yield running
+
+
+def test_it_is_served(server: Server, bundle: Bundle) -> None:
+    (result,) = server.classify(TEXT)
+    expected = bundle.scorer.classify(TEXT)
+    assert [topic["score"] for topic in result["topics"]] == [topic.score for topic in expected.topics]
+    assert all(TEXT[span["start"] : span["end"]] == span["text"] for span in result["topics"][0]["evidence"])
+    assert server.memory() < 500_000_000

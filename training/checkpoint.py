@@ -1,0 +1,209 @@
+"""Bring in a checkpoint that somebody else made: nothing of it may run, and what it is gets written down.
+
+Weights are read from safetensors alone. A folder that holds code, or files that may be pickles, is refused whole, and
+so is a configuration that asks for code of its own. Out of the weights an ONNX graph with eight-bit weights is made;
+from then on neither torch nor transformers is needed, to serve or to fit again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from models.encoder import Encoder, EncoderSpec
+from models.errors import InvalidData
+
+# Their states can be pooled into an embedding; by ``model_type`` of config.json.
+ARCHITECTURES = ("bert", "camembert", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta")
+_HUB = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(?:@(?P<revision>.*))?")
+_REVISION = re.compile(r"[0-9a-f]{40}")
+_WANTED = ("*.json", "*.safetensors", "*.txt", "1_Pooling/*.json")
+_PICKLES = (".bin", ".ckpt", ".h5", ".joblib", ".msgpack", ".npy", ".npz", ".pickle", ".pkl", ".pt", ".pth")
+_CODE = (".dll", ".dylib", ".ipynb", ".js", ".pyc", ".py", ".pyd", ".sh", ".so")
+_PLAIN_MODULES = ("Transformer", "Pooling", "Normalize")
+_POOLINGS = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
+_LONGEST = 512
+
+
+def load_encoder(name: str, *, online: bool = False, threads: int = 1) -> Encoder:
+    """Make an encoder of a checkpoint.
+
+    Parameters
+    ----------
+    name : str
+        A local folder, or ``owner/name@revision`` of the model hub, the revision being a commit of 40 hex digits.
+    online : bool
+        Whether the hub may be asked; otherwise only what lies in its local cache is taken.
+    threads : int
+
+    Raises
+    ------
+    InvalidData
+        With every reason why the checkpoint is refused; nothing of it was loaded then.
+    """
+    folder, revision = _folder(name, online)
+    config = check(folder)
+    spec = EncoderSpec(
+        source=name.partition("@")[0] if revision else folder.name,
+        revision=revision,
+        architecture=config["model_type"],
+        pooling=_pooling(folder),
+        max_length=_max_length(folder, config),
+        dimension=int(config.get("hidden_size") or config["dim"]),
+        digests={
+            path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in (*_weights(folder), folder / "config.json", folder / "tokenizer.json")
+        },
+    )
+    return Encoder(_graph(folder), (folder / "tokenizer.json").read_bytes(), spec, threads=threads)
+
+
+def _folder(name: str, online: bool) -> tuple[Path, str | None]:
+    if Path(name).is_dir():
+        return Path(name), None
+    found = _HUB.fullmatch(name)
+    if not found:
+        raise InvalidData([f"encoder: {name!r} is neither a folder nor owner/name@revision of the model hub"])
+    revision = found["revision"] or ""
+    if not _REVISION.fullmatch(revision):
+        raise InvalidData(
+            [f"encoder: {found['id']}: a revision of 40 hex digits is needed, owner/name@REVISION: a name may move"]
+        )
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        folder = snapshot_download(
+            found["id"], revision=revision, allow_patterns=list(_WANTED), local_files_only=not online
+        )
+    except (LocalEntryNotFoundError, OSError) as error:
+        hint = "" if online else "; --online lets it be fetched"
+        raise InvalidData([f"encoder: {name}: not in the local cache of the model hub{hint} ({error})"]) from None
+    return Path(folder), revision
+
+
+def check(folder: Path) -> dict[str, Any]:
+    """See that a checkpoint is weights and settings and nothing else; return its config.json.
+
+    Raises
+    ------
+    InvalidData
+        With every reason why it is refused.
+    """
+    faults = [fault for path in sorted(folder.rglob("*")) if (fault := _file_fault(path))]
+    if not any(_weights(folder)):
+        faults.append("no *.safetensors: weights in another format are not read")
+    faults += [f"{name}: missing" for name in ("config.json", "tokenizer.json") if not (folder / name).is_file()]
+    config: dict[str, Any] = {}
+    for path in sorted(folder.rglob("*.json")):
+        try:
+            held = json.loads(path.read_text())
+        except (ValueError, OSError) as error:
+            faults.append(f"{path.name}: not JSON: {error}")
+            continue
+        if path == folder / "config.json" and isinstance(held, dict):
+            config = held
+        if isinstance(held, dict) and "auto_map" in held:
+            faults.append(f"{path.name}: auto_map asks for code of its own, which is never run")
+    if config and config.get("model_type") not in ARCHITECTURES:
+        faults.append(f"model_type: {config.get('model_type')!r} is not one of {', '.join(ARCHITECTURES)}")
+    faults += _module_faults(folder)
+    if faults:
+        raise InvalidData([f"encoder: {folder.name}: {fault}" for fault in faults])
+    return config
+
+
+def _file_fault(path: Path) -> str | None:
+    if path.suffix.lower() in _PICKLES:
+        return f"{path.name}: may be a pickle, which can run code; safetensors are needed, and nothing beside them"
+    if path.suffix.lower() in _CODE:
+        return f"{path.name}: code; a checkpoint holds weights and settings alone"
+    return None
+
+
+def _modules(folder: Path) -> list[dict[str, Any]]:
+    path = folder / "modules.json"
+    return list(json.loads(path.read_text())) if path.is_file() else []
+
+
+def _module_faults(folder: Path) -> Iterator[str]:
+    try:
+        modules = _modules(folder)
+        for module in modules:
+            kind = str(module["type"]).rpartition(".")[2]
+            if kind not in _PLAIN_MODULES:
+                yield f"modules.json: {kind} is not one of {', '.join(_PLAIN_MODULES)}"
+        _pooling(folder)
+    except (ValueError, TypeError, KeyError, OSError) as error:
+        yield f"modules.json: {error}"
+
+
+def _pooling(folder: Path) -> Any:
+    """Return how the checkpoint's own files pool; ``mean`` where they say nothing."""
+    path = folder / "1_Pooling" / "config.json"
+    if not path.is_file():
+        return "mean"
+    asked = [name for name, on in json.loads(path.read_text()).items() if name.startswith("pooling_mode_") and on]
+    if len(asked) != 1 or asked[0] not in _POOLINGS:
+        raise ValueError(f"pooling {', '.join(asked) or 'unknown'}; allowed is one of {', '.join(_POOLINGS)}")
+    return _POOLINGS[asked[0]]
+
+
+def _max_length(folder: Path, config: dict[str, Any]) -> int:
+    path = folder / "sentence_bert_config.json"
+    own = json.loads(path.read_text()).get("max_seq_length") if path.is_file() else None
+    return min(int(own or _LONGEST), int(config.get("max_position_embeddings", _LONGEST)), _LONGEST)
+
+
+def _weights(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.safetensors"))
+
+
+def _graph(folder: Path) -> bytes:
+    """Export the checkpoint to ONNX, its weights as eight-bit integers with a scale for each channel."""
+    try:
+        import torch
+        from onnxruntime.quantization import QuantType, quantize_dynamic
+        from transformers import AutoModel
+        from transformers.utils import logging
+    except ImportError as error:
+        raise InvalidData(
+            [
+                "encoder: to bring in a checkpoint takes more packages: torch in the build for this machine, then "
+                f"pip install 'stancery[checkpoint]' ({error})"
+            ]
+        ) from error
+
+    class States(torch.nn.Module):
+        def __init__(self, model: torch.nn.Module) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, ids: torch.Tensor) -> Any:
+            return self.model(input_ids=ids).last_hidden_state
+
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    model = AutoModel.from_pretrained(
+        folder, trust_remote_code=False, use_safetensors=True, local_files_only=True, attn_implementation="eager"
+    )
+    with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
+        # The exporter warns of each shape that it takes for fixed; that the graph takes any length is tested.
+        warnings.simplefilter("ignore")
+        whole, small = Path(scratch) / "whole.onnx", Path(scratch) / "small.onnx"
+        torch.onnx.export(
+            States(model.eval()),
+            (torch.ones(1, 7, dtype=torch.long),),
+            str(whole),
+            input_names=["ids"],
+            output_names=["states"],
+            dynamic_axes={"ids": {1: "tokens"}, "states": {1: "tokens"}},
+            dynamo=False,
+        )
+        quantize_dynamic(whole, small, weight_type=QuantType.QInt8, per_channel=True)
+        return small.read_bytes()
