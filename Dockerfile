@@ -9,9 +9,9 @@ COPY models models
 COPY service service
 COPY training training
 COPY seeds seeds
-RUN python3 -m venv /opt/stancery/trainer && /opt/stancery/trainer/bin/pip install --no-cache-dir ".[train]"
+RUN python3 -m venv /opt/stancery/trainer && /opt/stancery/trainer/bin/pip install --no-cache-dir ".[train,encoder]"
 RUN /opt/stancery/trainer/bin/stancery train seeds/paragraphs.jsonl --taxonomy seeds/taxonomy.toml --output /opt/stancery/bundle
-RUN python3 -m venv /opt/stancery/venv && /opt/stancery/venv/bin/pip install --no-cache-dir ".[postgres]"
+RUN python3 -m venv /opt/stancery/venv && /opt/stancery/venv/bin/pip install --no-cache-dir ".[postgres,encoder]"
 
 FROM python:3.12-slim AS service
 RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin stancery && install -d -o 10001 -g 10001 /var/lib/stancery

@@ -1,6 +1,7 @@
 # Each target makes .venv and installs what it needs, once: the stamps say what is there.
 PYTHON ?= python3
 BIN := .venv/bin
+TORCH ?= 2.13.0+cpu
 EXAMPLES ?= seeds/paragraphs.jsonl
 TAXONOMY ?= seeds/taxonomy.toml
 
@@ -15,8 +16,10 @@ help:  ## Say what there is
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[train]'
 	touch $@
 
+# torch by its CPU build's own name, so that no resolver brings in the builds for GPUs, many times the size.
 .venv/dev: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==$(TORCH)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@ .venv/train
 
