@@ -33,6 +33,7 @@ def main() -> int:
         if arguments.nice:
             process.lower_priority(arguments.nice)
         if arguments.memory_mb:
+            process.load_libraries()
             process.limit_memory(arguments.memory_mb)
         return _train(arguments)
     except Exception as error:

@@ -1,6 +1,6 @@
 """What a training does to its own process, so that it neither outlives its caller nor starves anybody.
 
-Nothing here may import more than the standard library: limits are set before anything large is loaded.
+Nothing here may import more than the standard library at its top: some of it comes before anything large is loaded.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from contextlib import suppress
 from pathlib import Path
 
 _NICEST = 19
+_STATUS = Path("/proc/self/status")
+# Products of matrices smaller than this need no buffer.
+_LARGE = 256
 
 
 def end_with_caller(*leftovers: Path) -> None:
@@ -50,14 +53,46 @@ def lower_priority(nice: int) -> None:
             os.sched_setscheduler(0, policy, os.sched_param(0))
 
 
+def load_libraries() -> None:
+    """Load what a training needs, and have it take the memory that it cannot do without.
+
+    For use before :func:`limit_memory`. A library that is loaded into too little memory fails in words of its own, and
+    OpenBLAS tries for ever to get the buffer that each of its threads needs for the first product of matrices.
+    """
+    # Each thread takes another buffer, on as many cores as there are, whatever number of processes may fit.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    import numpy as np
+    from scipy.linalg import blas
+
+    import training.run  # noqa: F401
+
+    square = np.ones((_LARGE, _LARGE))
+    blas.dgemm(1.0, square @ square, square)
+
+
 def limit_memory(megabytes: int) -> None:
-    """Limit what this process, and each one that it starts, may allocate for itself."""
+    """Limit what this process, and each one that it starts, may allocate for itself.
+
+    Raises
+    ------
+    MemoryError
+        If it has allocated more already.
+    """
     import resource
 
     asked = megabytes * 1_000_000
+    if (taken := _allocated()) > asked:
+        raise MemoryError(f"to begin with, a training takes {taken / 1e6:.0f} MB, and {megabytes} MB are allowed")
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     limit = asked if hard == resource.RLIM_INFINITY else min(asked, hard)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+
+
+def _allocated() -> int:
+    """Return the bytes that a limit of memory counts, 0 where that cannot be told."""
+    with suppress(OSError, IndexError):
+        return 1024 * int(_STATUS.read_text().split("VmData:")[1].split()[0])
+    return 0
 
 
 def explain(error: Exception) -> str:
