@@ -21,7 +21,8 @@ from benchmarks.drills.load import Load
 from benchmarks.drills.material import Expected, seed_bundles, seed_texts
 from service.processes import group_memory
 
-MEMORY_MB = 200
+# The libraries take some 250 MB, and to fit the seeds some 800.
+MEMORY_MB = 400
 BLOCKS, QUICK_BLOCKS = 5, 2
 SECONDS, QUICK_SECONDS = 12.0, 5.0
 CANCELS, QUICK_CANCELS = 10, 4
