@@ -34,6 +34,8 @@ _NICEST = 19
 _LINE = 64 * 1024 * 1024
 _WORDS = 400
 _ERRORS = 10
+# How a system ends what takes too much, and how a library ends that does not look whether it got what it asked for.
+_NO_MEMORY = {"SIGKILL", "SIGSEGV", "SIGBUS", "SIGABRT"}
 
 
 class Ended(NamedTuple):
@@ -213,7 +215,8 @@ class Runner:
 
         while not listening.done():
             await asyncio.wait({listening}, timeout=INTERVAL)
-            if processes.group_memory(group) > settings.train_memory_mb * 1_000_000:
+            # In a thread, since reading the table of processes would hold up whoever asks this worker meanwhile.
+            if await run_sync(processes.group_memory, group) > settings.train_memory_mb * 1_000_000:
                 limit = f"{settings.train_memory_mb:,} MB"
                 return Ended("failed", f"out of memory: took more than {limit}, which --train-memory-mb allows")
             if time.monotonic() - start > settings.train_seconds:
@@ -299,7 +302,7 @@ def _last_words(code: int, log_file: Path) -> str:
     """Say how a trainer ended that did not say so itself."""
     if code < 0:
         name = signal.Signals(-code).name
-        return f"the trainer was ended by {name}" + (", as when memory runs out" if name == "SIGKILL" else "")
+        return f"the trainer was ended by {name}" + (", as when memory runs out" if name in _NO_MEMORY else "")
     lines: list[str] = []
     with suppress(OSError):
         lines = log_file.read_text(errors="replace").split("\n")[-4:]
