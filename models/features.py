@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -106,6 +106,21 @@ def char_ngrams(chunk: str) -> list[str]:
     return grams
 
 
+def _analyzer(column_of: dict[str, int]) -> Callable[[str], tuple[list[str], NDArray[np.int32]]]:
+    """Return what takes a chunk apart, into its words and the columns of its n-grams.
+
+    A method in its place, cached by the features that it belongs to, would be a cycle: a bundle that another took over
+    from would stay in memory until the garbage collector came by.
+    """
+    lookup = column_of.get
+
+    def analyze(chunk: str) -> tuple[list[str], NDArray[np.int32]]:
+        columns = [column for gram in char_ngrams(chunk) if (column := lookup(gram)) is not None]
+        return _WORD.findall(chunk), np.array(columns, np.int32)
+
+    return analyze
+
+
 class NgramFeatures:
     """Map paragraphs to sparse TF-IDF rows.
 
@@ -126,6 +141,7 @@ class NgramFeatures:
         self._idf64 = idf.astype(np.float64)
         self._word_column = {gram: column for column, gram in enumerate(words)}
         self._char_column = {gram: column for column, gram in enumerate(chars, len(words))}
+        self._analyze = _analyzer(self._char_column)
         self._cached_chunk = lru_cache(maxsize=_CACHED_CHUNKS)(self._analyze)
 
     @property
@@ -219,8 +235,3 @@ class NgramFeatures:
     def _chunk(self, chunk: str) -> tuple[list[str], NDArray[np.int32]]:
         # The cache is bounded in entries and in the length of each, so hostile text cannot grow it.
         return self._cached_chunk(chunk) if len(chunk) <= _CACHED_LENGTH else self._analyze(chunk)
-
-    def _analyze(self, chunk: str) -> tuple[list[str], NDArray[np.int32]]:
-        lookup = self._char_column.get
-        columns = [column for gram in char_ngrams(chunk) if (column := lookup(gram)) is not None]
-        return _WORD.findall(chunk), np.array(columns, np.int32)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import shutil
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -83,3 +85,16 @@ def test_a_write_that_fails_leaves_nothing(copy: Path, tmp_path: Path) -> None:
     with pytest.raises(IsADirectoryError):
         write_bundle(tmp_path / "new", read_manifest(copy), {".": b""})
     assert [path.name for path in tmp_path.iterdir()] == ["copy"]
+
+
+def test_a_bundle_that_nobody_holds_leaves_memory_at_once(copy: Path) -> None:
+    gc.disable()
+    try:
+        bundle = load_bundle(copy)
+        bundle.check_canaries()
+        model = bundle.scorer.model
+        left = [weakref.ref(part) for part in (model, model.features)]
+        del bundle, model
+        assert not any(part() for part in left)
+    finally:
+        gc.enable()
