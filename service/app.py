@@ -37,6 +37,9 @@ from service.trainer import Runner
 
 # How the supervisor hands its settings to the workers that it starts.
 _HANDOVER = "STANCERY_WORKER_SETTINGS"
+# How long a thread may go on while another wants to; a request changes threads several times, and would wait ten times
+# as long at each while a version is loaded.
+_TURN = 0.0005
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -47,6 +50,7 @@ def create_app(settings: Settings) -> FastAPI:
     StanceryError
         If no bundle can be loaded that scores as it says.
     """
+    sys.setswitchinterval(_TURN)
     database, metrics, threads = (
         Database(settings.database_url, settings.home),
         Metrics(),
