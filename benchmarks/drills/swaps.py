@@ -1,8 +1,9 @@
 """Change the version that answers, again and again, under steady load with two workers.
 
 Run ``python -m benchmarks.drills.swaps [--quick] [--wrk]``. Blocks with and without swaps alternate in one run, so that
-what else the machine does falls on both. A swap counts as followed once so many answers in a row, each over a
-connection of its own, name the new version, and the load has seen the old one no more.
+what else the machine does falls on both; and in both, somebody looks all the time which version answers, so that only
+the swaps differ. A swap counts as followed once so many answers in a row, each over a connection of its own, name the
+new version, and the load has seen the old one no more.
 """
 
 from __future__ import annotations
@@ -15,13 +16,25 @@ import shutil
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tqdm import tqdm
 
-from benchmarks.drills.harness import Client, Report, Service, arguments, running, spread, workplace
+from benchmarks.drills.harness import (
+    Client,
+    Report,
+    Service,
+    Unanswered,
+    arguments,
+    running,
+    spread,
+    wait_for,
+    workplace,
+)
 from benchmarks.drills.load import Load
 from benchmarks.drills.material import Expected, register, seed_bundles, seed_texts
 
@@ -29,11 +42,44 @@ BLOCKS = 5
 SWAPS, QUICK_SWAPS = 200, 20
 IN_A_ROW = 12
 RATE = 40.0
+LOOKS = 40.0
 LONGEST = 10.0
 _WRK = """wrk.method = "POST"
 wrk.headers["Content-Type"] = "application/json"
 wrk.body = [==[{body}]==]
 """
+
+
+class Watcher:
+    """Asks steadily, over a new connection each time, which version answers."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._seen: list[tuple[float, str]] = []
+        self._ended = threading.Event()
+
+    @contextmanager
+    def running(self) -> Iterator[Watcher]:
+        thread = threading.Thread(target=self._watch, daemon=True)
+        thread.start()
+        try:
+            yield self
+        finally:
+            self._ended.set()
+            thread.join(30)
+
+    def _watch(self) -> None:
+        body = json.dumps({"paragraphs": ["x"]}).encode()
+        while not self._ended.wait(1 / LOOKS):
+            asked, version = time.monotonic(), ""
+            with suppress(Unanswered, KeyError):
+                version = self._service.once("POST", "/v1/classify", body).json["model"]
+            self._seen.append((asked, version))
+
+    def followed(self, version: str, since: float) -> float | None:
+        """Return when the first was asked of so many in a row, up to now, that all named a version."""
+        row = list(itertools.takewhile(lambda each: each[1] == version and each[0] >= since, reversed(self._seen)))
+        return row[-1][0] if len(row) >= IN_A_ROW else None
 
 
 class Swaps:
@@ -49,12 +95,12 @@ class Swaps:
         Resident megabytes of all workers, after each swap.
     """
 
-    def __init__(self, service: Service, versions: list[str], load: Load) -> None:
+    def __init__(self, service: Service, versions: list[str], load: Load, watcher: Watcher) -> None:
         self.refused: list[str] = []
         self.activating: list[float] = []
         self.following: list[float] = []
         self.memory: list[float] = []
-        self._service, self._load = service, load
+        self._service, self._load, self._watcher = service, load, watcher
         self._client = Client(service.port)
         # The first is what serves already.
         self._next = itertools.cycle([*versions[1:], versions[0]])
@@ -67,26 +113,16 @@ class Swaps:
         if answer.status != 200:
             self.refused.append(f"{answer.status} {answer.body[:200].decode()}")
             return
-        seen = self._seen_by_all(version, answered)
-        if seen is None:
-            self.refused.append(f"{version}: not followed by every worker within {LONGEST:g} s")
+        try:
+            seen = wait_for(
+                lambda: self._watcher.followed(version, answered), LONGEST, f"every worker to serve {version}"
+            )
+        except TimeoutError as error:
+            self.refused.append(str(error))
             return
         stale = [each.due + each.seconds for each in self._load.asked[-1000:] if each.model not in ("", version)]
         self.following.append(max(seen, max(stale, default=0.0)) - answered)
         self.memory.append(self._service.resident())
-
-    def _seen_by_all(self, version: str, answered: float) -> float | None:
-        """Return when the first of so many answers in a row that all name a version came."""
-        row, first = 0, answered
-        while row < IN_A_ROW:
-            body = json.dumps({"paragraphs": ["x"]}).encode()
-            named = self._service.once("POST", "/v1/classify", body).json["model"]
-            row = row + 1 if named == version else 0
-            if row == 1:
-                first = time.monotonic()
-            if time.monotonic() - answered > LONGEST:
-                return None
-        return first
 
 
 def drill(count: int, report: Report, folder: Path, *, wrk: bool) -> None:
@@ -96,14 +132,15 @@ def drill(count: int, report: Report, folder: Path, *, wrk: bool) -> None:
     service = Service(folder / "home", bundles[0])
     register(bundles, service.home, None)
     with running(service):
-        load = Load(service.port, expected, RATE)
-        swaps = Swaps(service, expected.versions, load)
-        with load.running():
-            time.sleep(3)
-            _blocks(count, swaps, load)
-        _tell(report, swaps, load)
-        if wrk:
-            _wrk(report, service, swaps, expected, folder)
+        load, watcher = Load(service.port, expected, RATE), Watcher(service)
+        swaps = Swaps(service, expected.versions, load, watcher)
+        with watcher.running():
+            with load.running():
+                time.sleep(3)
+                _blocks(count, swaps, load)
+            _tell(report, swaps, load)
+            if wrk:
+                _wrk(report, service, swaps, expected, folder)
 
 
 def _blocks(count: int, swaps: Swaps, load: Load) -> None:
