@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-from time import process_time
 
 import pytest
 
@@ -107,16 +106,6 @@ def test_a_wide_row_without_a_cell_is_not_off_topic(taxonomy: Taxonomy) -> None:
 def test_the_line_of_excel_counts_as_a_line(taxonomy: Taxonomy) -> None:
     label, fault = (read_labels(f"sep=;\ntext;topic\n{row};crimea\n".encode(), taxonomy) for row in ("a", " "))
     assert (only(label).where, fault.faults) == ("row 1 (line 3)", ["row 1 (line 3): text: is blank; text is needed"])
-
-
-@pytest.mark.parametrize("header", ["text,topic" + "," * 32_000, "text,topic" + ",id" * 16_000])
-def test_a_row_costs_what_it_holds_and_not_what_the_header_does(header: str, taxonomy: Taxonomy) -> None:
-    rows = "".join(f"a{number},crimea\n" for number in range(5000))
-    start = process_time()
-    reading = read_labels(f"{header}\n{rows}".encode(), taxonomy)
-    # It is 0.1 s, and was 2 s when each row was made as long as the header.
-    assert process_time() - start < 0.7
-    assert len(reading.labels) == 5000
 
 
 @pytest.mark.parametrize("codec", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "cp1251", "koi8-r"])
