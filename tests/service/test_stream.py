@@ -12,6 +12,8 @@ from typing import Any
 from models.examples import Example
 from tests.conftest import Server, serving
 
+HEAD = b"POST /v1/classify/stream HTTP/1.1\r\nHost: localhost\r\n"
+
 
 def stream(server: Server, body: bytes, query: str = "") -> list[Any]:
     answer = server.request(f"/v1/classify/stream{query}", body)
@@ -48,7 +50,7 @@ def test_a_line_that_is_too_long_is_refused_and_the_next_is_answered(server: Ser
 
 def test_answers_come_before_the_body_ends(server: Server) -> None:
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
-        connection.sendall(b"POST /v1/classify/stream HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
+        connection.sendall(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
         for number in range(3):
             line = json.dumps({"id": f"n{number}", "text": "The embassy reopened."}).encode() + b"\n"
             connection.sendall(f"{len(line):x}\r\n".encode() + line + b"\r\n")
@@ -90,7 +92,7 @@ def test_a_client_that_falls_silent_is_given_up(bundle_path: Path, tmp_path: Pat
         serving(bundle_path, tmp_path / "log", "--stream-stall-seconds", "0.5") as server,
         socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection,
     ):
-        connection.sendall(b'POST /v1/classify/stream HTTP/1.1\r\nHost: localhost\r\nContent-Length: 900\r\n\r\n"a"')
+        connection.sendall(HEAD + b'Content-Length: 900\r\n\r\n"a"')
         got = b""
         while piece := connection.recv(65536):
             got += piece
@@ -103,7 +105,7 @@ def test_a_client_that_stands_still_is_given_up(bundle_path: Path, seeds: list[E
     with serving(bundle_path, tmp_path / "log", *arguments) as server:
         with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            connection.sendall(b"POST /v1/classify/stream HTTP/1.1\r\nHost: localhost\r\nContent-Length: 900000000\r\n\r\n")
+            connection.sendall(HEAD + b"Content-Length: 900000000\r\n\r\n")
             try:
                 for _ in range(400):
                     connection.sendall(line * 200)
