@@ -8,6 +8,7 @@ import shutil
 import signal
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +26,7 @@ from service.serving import Serving, verified
 from service.settings import Settings
 from service.store import corpus, trainings, versions
 from service.store.database import Database, StoreUnavailable
-from service.store.trainings import Claim, Progress, Training
+from service.store.trainings import Claim, Progress, Training, UnknownTraining
 
 INTERVAL = 0.4
 # A runner on another machine is given up when it has not shown itself for so long; one on this machine is looked for.
@@ -81,8 +82,12 @@ class Runner:
 
     async def run(self) -> None:
         """Look for work until cancelled."""
+        swept = False
         while True:
             try:
+                if not swept:
+                    await self._sweep()
+                    swept = True
                 running, waiting = await self._database.read(trainings.pending)
                 if running is not None:
                     await self._bury(running)
@@ -94,6 +99,14 @@ class Runner:
             except Exception:
                 log.exception("trainer")
             await asyncio.sleep(INTERVAL)
+
+    async def _sweep(self) -> None:
+        """Remove the folders of trainings that had ended when their service died, but were not tidied up yet."""
+        for folder in (self._settings.home / "trainings").glob("*"):
+            with suppress(UnknownTraining):
+                found = await self._database.read(partial(trainings.state_of, id=folder.name))
+                if found.ended is not None:
+                    shutil.rmtree(folder, ignore_errors=True)
 
     def _claim(self, connection: Connection) -> Training | None:
         return trainings.claim(connection, self._me)
@@ -108,6 +121,13 @@ class Runner:
             reason = "the service that ran it ended before it did; start it again"
             await self._finish(running.id, "interrupted", reason, runner=running.runner)
             shutil.rmtree(self._folder(running.id), ignore_errors=True)
+
+    async def _sweep(self) -> None:
+        """Remove the folders of trainings that have ended, whose runner was killed before it could."""
+        # Named before the store is asked: a training that has ended by then will not need its folder again.
+        ids = [path.name for path in (self._settings.home / "trainings").glob("*")]
+        for id in await self._database.read(lambda connection: trainings.ended(connection, ids)):
+            await run_sync(lambda folder: shutil.rmtree(folder, ignore_errors=True), self._folder(id))
 
     def _folder(self, id: str) -> Path:
         return self._settings.home / "trainings" / id

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.drills.harness import wait_for
 from models.bundle import load_bundle
 from service import processes
 from service.store import corpus, trainings
@@ -102,7 +103,8 @@ def test_the_whole_loop(start: Callable[..., Server], tmp_path: Path) -> None:
             last = json.loads(value)
             phases.append((event, last["state"], (last["progress"] or {}).get("phase")))
     assert phases[0][:2] == ("progress", "queued") and phases[-1][:2] == ("end", "succeeded")
-    assert {phase for _, _, phase in phases} & {"split", "features", "calibrate", "audit", "fit", "curve"}
+    # Which ones are seen hangs on how fast the trainer is.
+    assert {phase for _, _, phase in phases} - {None, "done"}
     assert last == job(server, id) and last["progress"]["fraction"] == 1.0
     assert last["audit"]["examples"] == 120
     gate = last["gate"]
@@ -200,6 +202,27 @@ def test_a_training_that_its_service_lost_hold_of_is_given_up(start: Callable[..
     wait(server, ask(server), "running", "succeeded")
 
 
+def test_what_an_ended_training_left_is_removed(start: Callable[..., Server], tmp_path: Path) -> None:
+    server, database = start(), Database(None, tmp_path / "home")
+    with database.writing() as connection:
+        ids = [trainings.create(connection, "linear", 0, "ann").id for _ in range(2)]
+        claimed = trainings.claim(connection, "elsewhere 1 1")
+        assert claimed is not None
+        trainings.finish(connection, claimed.id, "interrupted", reason="")
+        assert trainings.claim(connection, "elsewhere 1 1") is not None
+    database.close()
+    server.process.terminate()
+    server.process.wait(30)
+    folders = [tmp_path / "home" / "trainings" / id for id in (*ids, "not-ours")]
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+    start()
+    end = time.monotonic() + 5
+    while folders[0].exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    assert [folder.exists() for folder in folders] == [False, True, True]
+
+
 def test_a_runner_is_told_dead_only_where_that_can_be_seen() -> None:
     me = processes.identity()
     machine, pid, started = me.rsplit(" ", 2)
@@ -234,6 +257,23 @@ def test_a_watcher_does_not_hold_up_a_stop(start: Callable[..., Server]) -> None
         server.process.wait(30)
         assert time.monotonic() - begin < 8
         watching.exception()
+
+
+def test_what_a_killed_service_left_of_an_ended_training_is_removed(
+    start: Callable[..., Server], tmp_path: Path
+) -> None:
+    server = start()
+    id = ask(server)
+    assert server.request(f"/v1/trainings/{id}", method="DELETE").status == 202
+    wait(server, id, "cancelled")
+    server.process.terminate()
+    server.process.wait(30)
+    left, foreign = (tmp_path / "home" / "trainings" / name for name in (id, "foreign"))
+    for folder in (left, foreign):
+        (folder / "bundles").mkdir(parents=True)
+    start()
+    wait_for(lambda: not left.exists(), 10, "the folder to be removed")
+    assert foreign.exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
