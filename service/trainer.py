@@ -122,13 +122,6 @@ class Runner:
             await self._finish(running.id, "interrupted", reason, runner=running.runner)
             shutil.rmtree(self._folder(running.id), ignore_errors=True)
 
-    async def _sweep(self) -> None:
-        """Remove the folders of trainings that have ended, whose runner was killed before it could."""
-        # Named before the store is asked: a training that has ended by then will not need its folder again.
-        ids = [path.name for path in (self._settings.home / "trainings").glob("*")]
-        for id in await self._database.read(lambda connection: trainings.ended(connection, ids)):
-            await run_sync(lambda folder: shutil.rmtree(folder, ignore_errors=True), self._folder(id))
-
     def _folder(self, id: str) -> Path:
         return self._settings.home / "trainings" / id
 

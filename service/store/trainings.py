@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -108,12 +107,6 @@ def pending(connection: Connection) -> tuple[Claim | None, bool]:
     ).all()
     running = [Claim(row.id, row.runner or "", row.beat) for row in rows if row.state == "running"]
     return (running[0] if running else None), len(running) < len(rows)
-
-
-def ended(connection: Connection, ids: Sequence[str]) -> list[str]:
-    """Return those of the trainings that have ended."""
-    over = trainings.c.state.not_in(("queued", "running"))
-    return [id for (id,) in connection.execute(select(trainings.c.id).where(trainings.c.id.in_(ids), over))]
 
 
 def claim(connection: Connection, runner: str) -> Training | None:
