@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 
-from benchmarks.drills.harness import wait_for
 from models.bundle import load_bundle
 from service import processes
 from service.store import corpus, trainings
@@ -257,23 +256,6 @@ def test_a_watcher_does_not_hold_up_a_stop(start: Callable[..., Server]) -> None
         server.process.wait(30)
         assert time.monotonic() - begin < 8
         watching.exception()
-
-
-def test_what_a_killed_service_left_of_an_ended_training_is_removed(
-    start: Callable[..., Server], tmp_path: Path
-) -> None:
-    server = start()
-    id = ask(server)
-    assert server.request(f"/v1/trainings/{id}", method="DELETE").status == 202
-    wait(server, id, "cancelled")
-    server.process.terminate()
-    server.process.wait(30)
-    left, foreign = (tmp_path / "home" / "trainings" / name for name in (id, "foreign"))
-    for folder in (left, foreign):
-        (folder / "bundles").mkdir(parents=True)
-    start()
-    wait_for(lambda: not left.exists(), 10, "the folder to be removed")
-    assert foreign.exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
