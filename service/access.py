@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from http import HTTPStatus
 from ipaddress import ip_address
 from typing import NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from fastapi import Request
 
@@ -162,7 +162,7 @@ def _by_own_name(request: Request) -> None:
     settings = request.app.state.service.settings
     is_keyed = "authorization" in request.headers
     if settings.allow_anonymous is None and is_loopback(settings.host) and not is_keyed:
-        name = urlsplit(f"//{request.headers.get('host', '')}").hostname
+        name = _host_in(f"//{request.headers.get('host', '')}").hostname
         if not is_loopback(name or ""):
             raise Problem(
                 HTTPStatus.FORBIDDEN,
@@ -174,8 +174,16 @@ def _by_own_name(request: Request) -> None:
 def _same_origin(request: Request) -> None:
     """Refuse what a page of another site has a browser send: on loopback no key would stop it."""
     origin = request.headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+    if origin is not None and _host_in(origin).netloc != request.headers.get("host"):
         raise Problem(HTTPStatus.FORBIDDEN, "origin: pages of other sites may not call this")
+
+
+def _host_in(url: str) -> SplitResult:
+    """Take a URL apart; what is none names no host."""
+    try:
+        return urlsplit(url)
+    except ValueError:
+        return urlsplit("")
 
 
 def _unauthorized(detail: str) -> Problem:

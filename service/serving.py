@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from models.bundle import POINTER, Bundle, bundles_at, load_bundle, read_manifest
 from models.errors import BundleError, StanceryError
@@ -116,11 +118,8 @@ def first_bundle(settings: Settings, database: Database) -> Bundle:
             wanted = versions.wanted(connection)
         if wanted is not None:
             before.insert(0, (wanted.version, wanted.path))
-            if settings.bundle is not None and settings.bundle.absolute() != (settings.home / wanted.path).absolute():
-                told = (
-                    f"{settings.bundle} is not served: {wanted.version} is active, and stays so until another is made"
-                )
-                log.warning("bundle", extra={"fields": {"reason": told}})
+            if given is not None:
+                _pass_over(given, settings, wanted.version)
         stored = [(settings.home / path, version) for version, path in before]
     except StoreUnavailable as error:
         log.error("store", extra={"fields": {"reason": str(error)}})
@@ -143,6 +142,36 @@ def first_bundle(settings: Settings, database: Database) -> Bundle:
     raise first
 
 
+def _pass_over(given: Path, settings: Settings, active: str) -> None:
+    """Say so where a start is given another bundle than the active version, and bring it home to be chosen."""
+    try:
+        version = read_manifest(given).version
+    except BundleError as error:
+        log.warning("bundle", extra={"fields": {"reason": str(error)}})
+        return
+    if version != active:
+        _brought_home(given, settings, version)
+        told = f"{given} is not served: {active} is active; `stancery models activate {version}` would change that"
+        log.warning("bundle", extra={"fields": {"reason": told}})
+
+
+def _brought_home(given: Path, settings: Settings, version: str) -> Path:
+    """Copy a bundle that lies elsewhere to home; return where it lies then.
+
+    Elsewhere another may take its place, as when an image is upgraded. Where home cannot be written to it stays there.
+    """
+    target = settings.bundles / version
+    if given.absolute().is_relative_to(settings.home.absolute()):
+        return given
+    if not target.exists():
+        # Where another worker was faster, its copy is as good.
+        with suppress(OSError):
+            settings.bundles.mkdir(parents=True, exist_ok=True)
+            with TemporaryDirectory(prefix=".", dir=settings.bundles) as folder:
+                shutil.copytree(given, Path(folder) / version).rename(target)
+    return target if target.exists() else given
+
+
 def prepare(database: Database, settings: Settings, given: Path | None) -> None:
     """Bring the store to the newest schema, and give it an active version where it has none.
 
@@ -155,7 +184,8 @@ def prepare(database: Database, settings: Settings, given: Path | None) -> None:
         if versions.wanted(connection) is not None or given is None:
             return
     manifest = read_manifest(given)
+    path = _brought_home(given, settings, manifest.version)
     with database.writing() as connection:
         if versions.wanted(connection) is None:
-            versions.register(connection, manifest, given, settings.home)
+            versions.register(connection, manifest, path, settings.home)
             versions.activate(connection, manifest.version, "start")

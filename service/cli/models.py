@@ -72,7 +72,7 @@ def activate(version: str, home: Path, database_url: str | None) -> None:
         path = path or next((each for each in at_home if each.name == version), None)
         if path is None:
             raise StanceryError(f"{version}: no such version; `stancery models list` shows those there are")
-        manifest = verified(path).manifest
+        manifest = verified(path, version if version in known else None).manifest
         with database.writing() as connection:
             versions.register(connection, manifest, path, home)
             versions.activate(connection, manifest.version, "command line")

@@ -158,6 +158,7 @@ def test_pages_of_other_sites_may_not_change_anything(shared_small: Callable[...
     with serving(shared_small(), tmp_path / "log") as server:
         foreign = server.request("/v1/trainings", b"", {"Origin": "https://elsewhere.example"})
         assert foreign.status == 403
+        assert server.request("/v1/trainings", b"", {"Origin": "http://[::1"}).status == 403
         own = server.request("/v1/trainings", b"", {"Origin": f"http://127.0.0.1:{server.port}"})
         assert own.status == 409
         assert server.request("/v1/models").status == 200
@@ -196,6 +197,7 @@ def test_without_keys_only_this_machines_own_names_are_answered(
             ("127.0.0.1.evil.example", 403),
             ("localhost:1", 200),
             ("[::1]", 200),
+            ("[::1", 403),
         ):
             assert server.request("/v1/annotations", headers={"Host": host}).status == status, host
         assert server.request("/readyz", headers={"Host": "evil.example"}).status == 200

@@ -192,14 +192,13 @@ def test_a_start_without_its_database_serves_what_served_last(two: Two, tmp_path
 
 
 def test_a_bundle_that_was_replaced_does_not_pass_for_the_old_one(two: Two, tmp_path: Path) -> None:
-    place = tmp_path / "image"
-    shutil.copytree(two.path(two.first), place)
     home = tmp_path / "other"
-    with serving(place, tmp_path / "log0", "--home", str(home)) as server:
+    with serving(two.path(two.first), tmp_path / "log0", "--home", str(home)) as server:
         assert server.request("/readyz").json["model"] == two.first.manifest.version
+    place = home / "bundles" / two.first.manifest.version
     shutil.rmtree(place)
     shutil.copytree(two.path(two.second), place)
-    with serving(place, tmp_path / "log1", "--home", str(home)) as server:
+    with serving(two.path(two.second), tmp_path / "log1", "--home", str(home)) as server:
         end = time.monotonic() + 5
         while (ready := server.request("/readyz").json)["status"] == "ok" and time.monotonic() < end:
             time.sleep(0.1)
@@ -231,3 +230,17 @@ def test_a_service_outlives_the_shell_that_started_it(two: Two, tmp_path: Path) 
             assert answer.status == 200
     finally:
         os.kill(pid, signal.SIGTERM)
+
+
+def test_a_bundle_from_elsewhere_is_brought_home_and_outlives_its_source(two: Two, tmp_path: Path) -> None:
+    home, elsewhere = tmp_path / "home", tmp_path / "image"
+    shutil.copytree(two.path(two.first), elsewhere)
+    database = Database(None, home)
+    asked = Settings(home=home, bundle=elsewhere)
+    assert first_bundle(asked, database).manifest.version == two.first.manifest.version
+    shutil.rmtree(elsewhere)
+    shutil.copytree(two.path(two.second), elsewhere)
+    assert first_bundle(asked, database).manifest.version == two.first.manifest.version
+    brought = {path.name for path in (home / "bundles").iterdir()}
+    assert brought == {two.first.manifest.version, two.second.manifest.version}
+    database.close()
