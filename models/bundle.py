@@ -9,6 +9,8 @@
 ``encoder.onnx``          of the encoder family: the encoder, its weights as eight-bit integers
 ``tokenizer.json``        of the encoder family: the tokenizer, as its checkpoint has it
 ``encoder.json``          of the encoder family: where it came from, how it pools, how much it reads
+``crossencoder.onnx``     of the crossencoder family, beside an encoder's files: the pair model
+``crossencoder.json``     of the crossencoder family: where it came from, how it is blended with the heads
 ``holdout.jsonl``         the rows it was measured on, an examples file; absent where nothing was held out
 ``MODEL_CARD.md``         for people
 ``report.html``           for people who would rather look
@@ -40,6 +42,7 @@ from models.scorer import Rules, Scorer
 from models.taxonomy import Taxonomy
 
 if TYPE_CHECKING:
+    from models.crossencoder import CrossEncoder
     from models.encoder import EncoderFeatures
 
 FORMAT = 1
@@ -56,9 +59,11 @@ POINTER = "active"
 GRAPH = "encoder.onnx"
 TOKENIZER = "tokenizer.json"
 ENCODER = "encoder.json"
+CROSS_GRAPH = "crossencoder.onnx"
+CROSS_ENCODER = "crossencoder.json"
 # What a probability may differ from the manifest's. Products of eight-bit integers are rounded otherwise by processors
 # that lack the instruction for them.
-FAMILIES = {"linear": 1e-6, "encoder": 0.05}
+FAMILIES = {"linear": 1e-6, "encoder": 0.05, "crossencoder": 0.05}
 
 
 class FileDigest(msgspec.Struct, frozen=True):
@@ -144,8 +149,8 @@ def arrays_of(model: LinearModel) -> dict[str, NDArray[Any]]:
     return arrays
 
 
-def content_files(taxonomy: Taxonomy, model: LinearModel) -> dict[str, bytes]:
-    """Return the files that hold a model: its weights, its vocabulary, its taxonomy, and its encoder if it has one."""
+def content_files(taxonomy: Taxonomy, model: LinearModel, pairs: CrossEncoder | None) -> dict[str, bytes]:
+    """Return the files of a model: weights, vocabulary, taxonomy, and its encoder and pair model if it has them."""
     ngrams, encoder = model.features.ngrams, model.features.encoder
     files = {
         WEIGHTS: save_arrays(arrays_of(model)),
@@ -154,6 +159,8 @@ def content_files(taxonomy: Taxonomy, model: LinearModel) -> dict[str, bytes]:
     }
     if encoder is not None:
         files |= {GRAPH: encoder.graph, TOKENIZER: encoder.tokenizer, ENCODER: msgspec.json.encode(encoder.spec)}
+    if pairs is not None:
+        files |= {CROSS_GRAPH: pairs.graph, CROSS_ENCODER: msgspec.json.encode(pairs.spec)}
     return files
 
 
@@ -233,7 +240,7 @@ def load_bundle(directory: str | Path) -> Bundle:
         vocabulary = msgspec.json.decode(files[VOCABULARY], type=dict[str, list[str]])
         arrays = load_arrays(files.pop(WEIGHTS))
         ngrams = NgramFeatures(vocabulary["words"], vocabulary["chars"], arrays["idf"])
-        features: Features = _beside_encoder(ngrams, files) if manifest.family == "encoder" else ngrams
+        features: Features = _beside_encoder(ngrams, files) if ENCODER in files else ngrams
         model = LinearModel(
             features,
             arrays["topic_weights"],
@@ -241,7 +248,8 @@ def load_bundle(directory: str | Path) -> Bundle:
             arrays.get("stance_weights"),
             arrays.get("stance_bias"),
         )
-        scorer = Scorer(taxonomy, manifest.rules, model)
+        pairs = _pair_model(taxonomy, files) if CROSS_ENCODER in files else None
+        scorer = Scorer(taxonomy, manifest.rules, model, pairs)
     except StanceryError:
         raise
     except ImportError as error:
@@ -257,6 +265,13 @@ def _beside_encoder(ngrams: NgramFeatures, files: Mapping[str, bytes]) -> Encode
 
     encoder = Encoder(files[GRAPH], files[TOKENIZER], msgspec.json.decode(files[ENCODER], type=EncoderSpec))
     return EncoderFeatures(ngrams, encoder, encoder.embed)
+
+
+def _pair_model(taxonomy: Taxonomy, files: Mapping[str, bytes]) -> CrossEncoder:
+    from models.crossencoder import CrossEncoder, CrossEncoderSpec
+
+    spec = msgspec.json.decode(files[CROSS_ENCODER], type=CrossEncoderSpec)
+    return CrossEncoder(files[CROSS_GRAPH], files[TOKENIZER], spec, taxonomy)
 
 
 def read_card(directory: str | Path) -> str:

@@ -9,7 +9,6 @@ off as it can of an n-gram. With the pooling ``cls`` there is no such sum, and a
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Literal, NamedTuple
@@ -20,7 +19,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from models.features import Encoded, NgramFeatures, Shares
+from models.features import Encoded, NgramFeatures, Shares, add_by_chunk
 
 _REMEMBERED = 16
 _INPUT = "ids"
@@ -120,10 +119,4 @@ class EncoderFeatures:
         starts = [start for start, _ in spans]
         each = parts.tokens @ weights[border:]
         rest = float(parts.rest @ weights[border:])
-        for (start, _), share in zip(parts.spans, each.tolist(), strict=True):
-            chunk = bisect_right(starts, start) - 1
-            if chunk < 0:
-                rest += share
-            else:
-                found[chunk] += share
-        return Shares(spans, found, rest)
+        return Shares(spans, found, rest + add_by_chunk(starts, parts.spans, each, found))

@@ -9,6 +9,7 @@ other. Unlike there, every feature knows the chunk of the original text that it 
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
@@ -92,6 +93,33 @@ class _Occurrences(NamedTuple):
     feature: NDArray[np.int32]
     chunk: NDArray[np.int32]
     share: NDArray[np.float64]
+
+
+def add_by_chunk(
+    starts: Sequence[int],
+    spans: Sequence[tuple[int, int]],
+    shares: NDArray[np.float64],
+    onto: NDArray[np.float64],
+) -> float:
+    """Add each token's share to the chunk of text that it stands in; return what stands in none.
+
+    Parameters
+    ----------
+    starts : sequence of int
+        Where the chunks begin, ascending.
+    spans : sequence of (start, end), length n_tokens
+    shares : ndarray of float64, shape (n_tokens,)
+    onto : ndarray of float64, shape (n_chunks,)
+        Added to in place.
+    """
+    rest = 0.0
+    for (start, _), share in zip(spans, shares.tolist(), strict=True):
+        chunk = bisect_right(starts, start) - 1
+        if chunk < 0:
+            rest += share
+        else:
+            onto[chunk] += share
+    return rest
 
 
 def char_ngrams(chunk: str) -> list[str]:

@@ -39,7 +39,8 @@ class TopicResult(msgspec.Struct, frozen=True, omit_defaults=True):
     """One topic of a paragraph.
 
     ``score`` is the calibrated probability, in [0, 1], that the paragraph is about it. ``evidence`` weighs on its
-    log-odds; with ``bias`` it adds up to them when explained in full.
+    log-odds; with ``bias`` it adds up to them when explained in full. ``zero_shot`` marks a topic that no labelled
+    paragraph has: it is scored by its wording alone, and its score is no tested probability.
     """
 
     topic: str
@@ -48,6 +49,7 @@ class TopicResult(msgspec.Struct, frozen=True, omit_defaults=True):
     stance: StanceResult | None = None
     evidence: list[Evidence] = []
     bias: float | None = None
+    zero_shot: bool = False
 
 
 class Result(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Sequence
-from typing import Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 import msgspec
 import numpy as np
@@ -16,6 +16,9 @@ from models.linear import Contributions, FloatArray, LinearModel, sigmoid, softm
 from models.paragraphs import Paragraph, text_fault
 from models.results import Evidence, Result, StanceResult, TopicResult
 from models.taxonomy import Taxonomy
+
+if TYPE_CHECKING:
+    from models.crossencoder import CrossEncoder
 
 _SHOWN_SPANS = 5
 # A span is worth showing when it carries at least this part of what the heaviest one does.
@@ -52,12 +55,15 @@ class Scorer:
     taxonomy : Taxonomy
     rules : Rules
     model : LinearModel
+    pairs : CrossEncoder, optional
+        Asked for the topics in reach of the model's heads, and for those that had no labels.
     """
 
-    def __init__(self, taxonomy: Taxonomy, rules: Rules, model: LinearModel) -> None:
+    def __init__(self, taxonomy: Taxonomy, rules: Rules, model: LinearModel, pairs: CrossEncoder | None = None) -> None:
         self.taxonomy = taxonomy
         self.rules = rules
         self.model = model
+        self.pairs = pairs
         self._position = {name: index for index, name in enumerate(taxonomy.ids)}
         self._takes_stance = [bool(topic.proposition) and model.stance_weights is not None for topic in taxonomy.topics]
         self._thresholds = np.array([rules.topics[name].threshold for name in taxonomy.ids])
@@ -65,14 +71,13 @@ class Scorer:
 
     def topic_scores(self, texts: Iterable[str]) -> FloatArray:
         """Return the probability of each topic, shape (n_texts, n_topics), in [0, 1]."""
-        encode = self.model.features.encode
-        rows = [sigmoid(self.model.topic_logits(encode(text))) for text in texts]
+        rows = [self._topic_scores(self.model.features.encode(text)) for text in texts]
         return np.array(rows).reshape(len(rows), len(self._position))
 
     def stance_scores(self, pairs: Iterable[tuple[str, str]]) -> FloatArray:
         """Return the stance probabilities of (text, topic id) pairs, shape (n_pairs, 3), rows summing to 1."""
         encode = self.model.features.encode
-        rows = [softmax(self.model.stance_logits(encode(text), self._position[topic])) for text, topic in pairs]
+        rows = [softmax(self._stance_logits(encode(text), self._position[topic])) for text, topic in pairs]
         return np.array(rows).reshape(len(rows), len(STANCES))
 
     def classify(self, text: str, *, id: str = "p1", topics: Collection[str] = (), explain: bool = False) -> Result:
@@ -98,7 +103,7 @@ class Scorer:
             raise InvalidParagraph("text", fault)
         self.check_topics(topics)
         row = self.model.features.encode(text)
-        scores = sigmoid(self.model.topic_logits(row))
+        scores = self._topic_scores(row)
         present = scores >= self._thresholds
         uncertain = ~present & (scores >= self._uncertain_from)
         shown = present if present.any() else uncertain
@@ -143,8 +148,31 @@ class Scorer:
             if name not in self._position:
                 raise InvalidParagraph(f"topics[{position}]", f"no such topic; allowed are {', '.join(self._position)}")
 
+    def _topic_scores(self, row: Encoded) -> FloatArray:
+        logits = self.model.topic_logits(row)
+        if self.pairs is not None:
+            for topic in np.flatnonzero(self.pairs.in_reach(sigmoid(logits))).tolist():
+                logits[topic] = self.pairs.topic_logit(row.text, topic, float(logits[topic]))
+        return sigmoid(logits)
+
+    def _stance_logits(self, row: Encoded, topic: int) -> FloatArray:
+        logits = self.model.stance_logits(row, topic)
+        return logits if self.pairs is None else self.pairs.stance_logits(row.text, topic, logits)
+
+    def _explain_topic(self, row: Encoded, topic: int) -> Contributions:
+        parts = self.model.explain_topic(row, topic)
+        if self.pairs is not None:
+            logits = self.model.topic_logits(row)
+            if self.pairs.in_reach(sigmoid(logits))[topic]:
+                return self.pairs.explain_topic(row.text, topic, parts)
+        return parts
+
+    def _explain_stance(self, row: Encoded, topic: int, stance: int) -> Contributions:
+        parts = self.model.explain_stance(row, topic, stance)
+        return parts if self.pairs is None else self.pairs.explain_stance(row.text, topic, stance, parts)
+
     def _topic(self, row: Encoded, topic: int, score: float, decision: TopicDecision, explain: bool) -> TopicResult:
-        evidence, bias = _evidence(row.text, self.model.explain_topic(row, topic), explain)
+        evidence, bias = _evidence(row.text, self._explain_topic(row, topic), explain)
         return TopicResult(
             topic=self.taxonomy.topics[topic].id,
             score=score,
@@ -152,14 +180,15 @@ class Scorer:
             stance=self._stance(row, topic, explain) if self._takes_stance[topic] else None,
             evidence=evidence,
             bias=bias,
+            zero_shot=self.pairs is not None and bool(self.pairs.zero_shot[topic]),
         )
 
     def _stance(self, row: Encoded, topic: int, explain: bool) -> StanceResult:
-        probabilities = softmax(self.model.stance_logits(row, topic))
+        probabilities = softmax(self._stance_logits(row, topic))
         best = int(probabilities.argmax())
         favor, against, neutral = map(float, probabilities)
         label = cast(StanceLabel, STANCES[best])
-        evidence, bias = _evidence(row.text, self.model.explain_stance(row, topic, best), explain)
+        evidence, bias = _evidence(row.text, self._explain_stance(row, topic, best), explain)
         return StanceResult(
             label=label,
             favor=favor,

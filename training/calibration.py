@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
@@ -126,6 +128,11 @@ def choose_rules(
         right = stance_scores.argmax(axis=1) == stance
         certain_from = _lowest_score(stance_scores.max(axis=1), right, STANCE_RIGHT)
     return Rules(rules, certain_from)
+
+
+def rules_with_zero_shot(rules: Rules, zero_shot: Sequence[str]) -> Rules:
+    """Let topics without labels be present where that is likelier than not: there is no F1 to go by."""
+    return msgspec.structs.replace(rules, topics=rules.topics | dict.fromkeys(zero_shot, TopicRule(0.5, 0.5)))
 
 
 def _lowest_score(scores: FloatArray, outcome: NDArray[np.bool_], rate: float) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 import tempfile
 import warnings
@@ -47,7 +48,7 @@ def load_encoder(name: str, *, online: bool = False, threads: int = 1) -> Encode
     InvalidData
         With every reason why the checkpoint is refused; nothing of it was loaded then.
     """
-    folder, revision = _folder(name, online)
+    folder, revision = folder_of(name, online)
     config = check(folder)
     spec = EncoderSpec(
         source=name.partition("@")[0] if revision else folder.name,
@@ -64,7 +65,8 @@ def load_encoder(name: str, *, online: bool = False, threads: int = 1) -> Encode
     return Encoder(_graph(folder), (folder / "tokenizer.json").read_bytes(), spec, threads=threads)
 
 
-def _folder(name: str, online: bool) -> tuple[Path, str | None]:
+def folder_of(name: str, online: bool) -> tuple[Path, str | None]:
+    """Return where a checkpoint lies, and its revision where it is of the model hub."""
     if Path(name).is_dir():
         return Path(name), None
     found = _HUB.fullmatch(name)
@@ -165,13 +167,19 @@ def _weights(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.safetensors"))
 
 
-def _graph(folder: Path) -> bytes:
-    """Export the checkpoint to ONNX, its weights as eight-bit integers with a scale for each channel."""
+def load_body(folder: Path) -> Any:
+    """Load the transformer of a checkpoint that was checked, as a torch module.
+
+    Raises
+    ------
+    InvalidData
+        If torch or transformers are not installed.
+    """
     try:
-        import torch
-        from onnxruntime.quantization import QuantType, quantize_dynamic
+        import onnx  # noqa: F401  the exporter needs it only at the end, after hours maybe
+        import torch  # noqa: F401
         from transformers import AutoModel
-        from transformers.utils import logging
+        from transformers.utils.logging import disable_progress_bar
     except ImportError as error:
         raise InvalidData(
             [
@@ -179,31 +187,56 @@ def _graph(folder: Path) -> bytes:
                 f"pip install 'stancery[checkpoint]' ({error})"
             ]
         ) from error
-
-    class States(torch.nn.Module):
-        def __init__(self, model: torch.nn.Module) -> None:
-            super().__init__()
-            self.model = model
-
-        def forward(self, ids: torch.Tensor) -> Any:
-            return self.model(input_ids=ids).last_hidden_state
-
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    model = AutoModel.from_pretrained(
+    disable_progress_bar()  # type: ignore[no-untyped-call]
+    return AutoModel.from_pretrained(
         folder, trust_remote_code=False, use_safetensors=True, local_files_only=True, attn_implementation="eager"
     )
+
+
+def exported(module: Any, inputs: tuple[str, ...]) -> bytes:
+    """Export a torch module to ONNX, its weights as eight-bit integers with a scale for each channel.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+    inputs : tuple of str
+        Names of its inputs, each int64 of shape (1, n_tokens); the output is float32 of shape (1, n_tokens, n).
+    """
+    import torch
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
     with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
         # The exporter warns of each shape that it takes for fixed; that the graph takes any length is tested.
         warnings.simplefilter("ignore")
         whole, small = Path(scratch) / "whole.onnx", Path(scratch) / "small.onnx"
         torch.onnx.export(
-            States(model.eval()),
-            (torch.ones(1, 7, dtype=torch.long),),
+            module.eval(),
+            tuple(torch.ones(1, 7, dtype=torch.long) for _ in inputs),
             str(whole),
-            input_names=["ids"],
+            input_names=list(inputs),
             output_names=["states"],
-            dynamic_axes={"ids": {1: "tokens"}, "states": {1: "tokens"}},
+            dynamic_axes={name: {1: "tokens"} for name in (*inputs, "states")},
             dynamo=False,
         )
-        quantize_dynamic(whole, small, weight_type=QuantType.QInt8, per_channel=True)
+        # It warns at the root logger that a graph might be smaller still.
+        logging.disable(logging.WARNING)
+        try:
+            quantize_dynamic(whole, small, weight_type=QuantType.QInt8, per_channel=True)
+        finally:
+            logging.disable(logging.NOTSET)
         return small.read_bytes()
+
+
+def _graph(folder: Path) -> bytes:
+    body = load_body(folder)
+    import torch
+
+    class States(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = body
+
+        def forward(self, ids: torch.Tensor) -> Any:
+            return self.body(input_ids=ids).last_hidden_state
+
+    return exported(States(), ("ids",))

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from models.bundle import CARD, ENCODER, FORMAT, HOLDOUT, REPORT, Canary, Manifest, content_files
+from models.bundle import CARD, CROSS_ENCODER, ENCODER, FORMAT, HOLDOUT, REPORT, Canary, Manifest, content_files
 from models.examples import STANCES, Example, examples_hash
 from models.features import CHAR_NGRAMS, WORD_NGRAMS
 from models.scorer import Scorer
@@ -80,9 +80,11 @@ def seal(
         "word_ngrams": WORD_NGRAMS,
         "char_ngrams": CHAR_NGRAMS,
     }
-    files = content_files(taxonomy, scorer.model)
+    files = content_files(taxonomy, scorer.model, scorer.pairs)
     if ENCODER in files:
         settings["encoder"] = msgspec.json.decode(files[ENCODER])
+    if CROSS_ENCODER in files:
+        settings["crossencoder"] = msgspec.json.decode(files[CROSS_ENCODER])
     if kept or carried:
         files[HOLDOUT] = msgspec.json.Encoder().encode_lines([*kept, *carried])
     data_hash = examples_hash(examples)

@@ -20,6 +20,7 @@ from training.evaluation import measure, score_examples
 from training.selection import STANCE_GRID, TOPIC_GRID, StanceChoice, TopicChoice, choose_stances, choose_topics
 
 if TYPE_CHECKING:
+    from models.crossencoder import CrossEncoder
     from training.embeddings import Embeddings
 
 FloatArray = NDArray[np.float64]
@@ -114,14 +115,18 @@ def fit(
     jobs: int,
     step: Callable[[], None],
     rows: NDArray[np.int64] | None = None,
+    pairs: CrossEncoder | None = None,
 ) -> Scorer:
-    """Fit every head on the given rows, all where none are named, under the calibration and rules of the whole."""
-    taxonomy, examples, features, matrix, labels, pairs = material
+    """Fit every head on the given rows, all where none are named, under the calibration and rules of the whole.
+
+    Beside a pair model the stances of topics without labels are scored too.
+    """
+    taxonomy, examples, features, matrix, labels, stances = material
     rows = np.arange(len(examples)) if rows is None else rows
-    inside = np.isin(pairs.row, rows)
+    inside = np.isin(stances.row, rows)
     place = np.full(len(examples), -1)
     place[rows] = np.arange(len(rows))
-    chosen = linear.Pairs(place[pairs.row[inside]], pairs.topic[inside], pairs.stance[inside])
+    chosen = linear.Pairs(place[stances.row[inside]], stances.topic[inside], stances.stance[inside])
     parts = linear.fit_heads(
         matrix[rows],
         labels[rows],
@@ -131,7 +136,8 @@ def fit(
         jobs=jobs,
         step=step,
     )
-    return Scorer(taxonomy, choices.rules, _calibrated(features, parts, choices.topic.platts, choices.stance))
+    model = _calibrated(features, parts, choices.topic.platts, choices.stance)
+    return Scorer(taxonomy, choices.rules, model, pairs)
 
 
 def steps(n_topics: int, n_folds: int) -> int:

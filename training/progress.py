@@ -45,13 +45,17 @@ class Teller:
         self._done += 1
         self._send({})
 
+    def part(self, part: float) -> None:
+        """Tell how much of a phase that takes long, and counts as one step, is done."""
+        self._send({"part": round(part, 3)}, part)
+
     def done(self, message: str, **details: Any) -> None:
         self._tell(Progress("done", 1.0, message, 0.0, details))
 
-    def _send(self, details: dict[str, Any]) -> None:
-        spent = time.monotonic() - self._start
-        left = spent / self._done * (self._total - self._done) if self._done else None
-        self._tell(Progress(self._phase, min(1.0, self._done / self._total), self._message, left, details))
+    def _send(self, details: dict[str, Any], part: float = 0.0) -> None:
+        spent, done = time.monotonic() - self._start, self._done + part
+        left = spent / done * (self._total - done) if done else None
+        self._tell(Progress(self._phase, min(1.0, done / self._total), self._message, left, details))
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from models.examples import Example, read_examples
 from models.linear import FAMILY
 from models.scorer import Scorer
 from models.taxonomy import Taxonomy, read_taxonomy
-from training import fitting, splits
+from training import calibration, fitting, splits
 from training.audit import OutOfFold, audit
 from training.describe import Measured, Sides, seal
 from training.evaluation import measure, score_examples
@@ -27,7 +27,10 @@ from training.gate import Champion, Gate, fits, judge, load_champion
 from training.progress import Progress, Teller
 
 if TYPE_CHECKING:
+    from models.crossencoder import CrossEncoder
     from training.embeddings import Embeddings
+
+CROSS_FAMILY = "crossencoder"
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,9 @@ class Options:
     """How to train. ``holdout`` is the part of the groups that is only measured on; ``jobs`` processes fit heads.
 
     The encoder family takes its ``encoder`` from a checkpoint, a folder or ``owner/name@revision`` which is fetched if
-    ``online``, or where none is named from the champion; embeddings are kept in the folder ``cache``.
+    ``online``, or where none is named from the champion; embeddings are kept in the folder ``cache``. The crossencoder
+    family has the same encoder, and a pair model fine-tuned from that checkpoint or taken as it is from the champion; a
+    fine-tuning that was interrupted goes on from what lies in ``cache``.
     """
 
     family: str = FAMILY
@@ -120,7 +125,10 @@ def run(
     material = _material(list(compress(examples, split.fitted)), taxonomy, embeddings, examples_path, teller)
 
     choices, found = _choose(material, examples, split, options, teller)
-    scorer, measured = _fit(material, choices, kept, found, options, teller)
+    pairs = _pair_model(material, choices, split, options, beaten, teller) if options.family == CROSS_FAMILY else None
+    if pairs is not None:
+        choices = choices._replace(rules=calibration.rules_with_zero_shot(choices.rules, pairs.spec.zero_shot))
+    scorer, measured = _fit(material, choices, kept, found, pairs, options, teller)
     teller.phase("write", "drawing the report and writing the bundle")
     manifest, files = seal(
         options.family,
@@ -155,17 +163,53 @@ def _carried(frozen: Sequence[Example], texts: Sequence[str], taxonomy: Taxonomy
 
 
 def _embeddings(options: Options, champion: Champion | None, teller: Teller) -> Embeddings:
-    from training.checkpoint import load_encoder
     from training.embeddings import Embeddings
 
     teller.phase("encoder", f"bringing in {options.encoder}" if options.encoder else "taking the champion's encoder")
     if options.encoder is not None:
+        from training.checkpoint import load_encoder
+
         encoder = load_encoder(options.encoder, online=options.online, threads=options.jobs)
     elif champion is not None and champion.bundle.scorer.model.features.encoder is not None:
         encoder = champion.bundle.scorer.model.features.encoder
     else:
         raise InvalidData(["encoder: the family needs one: name a checkpoint, or a champion that has one"])
     return Embeddings(encoder, options.cache)
+
+
+def _pair_model(
+    material: fitting.Material,
+    choices: fitting.Choices,
+    split: splits.Split,
+    options: Options,
+    champion: Champion | None,
+    teller: Teller,
+) -> CrossEncoder:
+    # Only here: the linear family is fitted without the runtime.
+    from training import crossencoding
+    from training.checkpoint import folder_of
+
+    held = champion.bundle.scorer.pairs if champion is not None else None
+    encoder = material.features.encoder
+    assert encoder is not None
+    if options.encoder is None:
+        if held is None:
+            raise InvalidData(["encoder: to fine-tune a pair model, name a checkpoint, or a champion that has one"])
+        teller.phase("tune", "taking the champion's pair model")
+        return crossencoding.carried(held, encoder.tokenizer, material)
+    folder, _ = folder_of(options.encoder, options.online)
+    teller.phase("tune", f"fine-tuning {folder.name} on pairs of propositions and paragraphs")
+    return crossencoding.fit_pairs(
+        material,
+        choices,
+        split.near.among(split.fitted),
+        folder,
+        encoder.spec,
+        encoder.tokenizer,
+        seed=options.seed,
+        cache=options.cache,
+        step=teller.part,
+    )
 
 
 def _material(
@@ -206,6 +250,7 @@ def _fit(
     choices: fitting.Choices,
     kept: list[Example],
     found: dict[str, Any],
+    pairs: CrossEncoder | None,
     options: Options,
     teller: Teller,
 ) -> tuple[Scorer, Measured]:
@@ -214,11 +259,14 @@ def _fit(
     fit = partial(fitting.fit, material, choices, jobs=options.jobs, step=teller.step)
     paragraphs = f"{len(material.examples):,} paragraphs"
     teller.phase("fit", f"fitting {len(taxonomy.topics)} topics and their stances on {paragraphs}")
-    scorer = fit()
+    scorer = fit(pairs=pairs)
     if not kept:
         return scorer, Measured(found, None, {}, [])
     scores = score_examples(scorer, kept)
     metrics = measure(scores, taxonomy.ids, [example.group for example in kept], seed=options.seed)
+    if pairs is not None:
+        # A point of the curve would take a fine-tuning of its own.
+        return scorer, Measured(found, scores, metrics, [])
     teller.phase("curve", "fitting on parts of the examples for the learning curve")
     return scorer, Measured(found, scores, metrics, fitting.learning_curve(fit, material, kept, metrics))
 

@@ -1,0 +1,203 @@
+"""Fit the crossencoder family: fine-tune the pair model, and blend it with the heads on paragraphs neither has seen."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+
+from models.crossencoder import ABSENT, Blend, CrossEncoder, CrossEncoderSpec, presence
+from models.encoder import EncoderSpec
+from models.examples import examples_hash
+from models.linear import softmax
+from training import linear, splits
+from training.fitting import Choices, Material
+
+FloatArray = NDArray[np.float64]
+# One paragraph in so many stops the fine-tuning and fits the blend.
+_HELD = 10
+# Part of a topic's paragraphs that may lie out of the heads' reach.
+_MISSED = 0.01
+_AS_IT_IS = Blend(0.0, 1.0, [0.0])
+
+
+def fit_pairs(
+    material: Material,
+    choices: Choices,
+    near: splits.Near,
+    folder: Path,
+    encoder: EncoderSpec,
+    tokenizer: bytes,
+    *,
+    seed: int,
+    cache: Path | None,
+    step: Callable[[float], None],
+) -> CrossEncoder:
+    """Fine-tune a checkpoint on the material, and blend it with the heads.
+
+    Parameters
+    ----------
+    material : Material
+    choices : Choices
+        Their out-of-fold scores stand for the heads on the paragraphs that the blend is fitted on.
+    near : Near
+        Copies and near-duplicates among the rows.
+    folder : Path
+        The checkpoint, checked.
+    encoder : EncoderSpec
+        What is known of it.
+    tokenizer : bytes
+    seed : int
+    cache : path, optional
+        A folder to keep the state of the fine-tuning in until it is done, so that it can be gone on with.
+    step : callable
+        Called now and then with the part that is done, in [0, 1].
+    """
+    import torch
+
+    from training.checkpoint import exported, load_body
+    from training.pairs import PairNet, Recipe, Tuning
+
+    recipe = Recipe(seed=seed)
+    groups = material.groups
+    dealt = linear.Folds(splits.folds(groups, min(_HELD, len(set(groups))), seed), near)
+    held, fitted = np.flatnonzero(dealt.scored[0]), np.flatnonzero(dealt.fitted[0])
+    torch.manual_seed(seed)
+    net = PairNet(load_body(folder))
+    examples = material.examples
+    reach = _reach(choices.topic.scores, material.labels)
+    possible = choices.topic.scores >= reach
+    tuning = Tuning(
+        net,
+        tokenizer,
+        material.taxonomy,
+        [examples[row] for row in fitted],
+        [examples[row] for row in held],
+        (possible[fitted], possible[held]),
+        recipe,
+    )
+    asked = [recipe, encoder.digests, examples_hash(examples), material.taxonomy.hash]
+    state = cache / f"tuning-{hashlib.sha256(msgspec.json.encode(asked)).hexdigest()[:16]}.pt" if cache else None
+    tuning.run(step, state)
+    spec = CrossEncoderSpec(
+        source=encoder.source,
+        revision=encoder.revision,
+        architecture=encoder.architecture,
+        max_length=recipe.max_length,
+        digests=encoder.digests,
+        reach_from=reach,
+        topic=_AS_IT_IS,
+        stance=_AS_IT_IS,
+        alone_topic=_AS_IT_IS,
+        alone_stance=_AS_IT_IS,
+        zero_shot=_without_labels(material),
+    )
+    graph = exported(net, ("ids", "segments"))
+    made = CrossEncoder(graph, tokenizer, _blended(spec, graph, tokenizer, material, choices, held), material.taxonomy)
+    if state is not None:
+        state.unlink()
+    return made
+
+
+def carried(pairs: CrossEncoder, tokenizer: bytes, material: Material) -> CrossEncoder:
+    """Take an earlier pair model as it is, with its blend: none can be fitted on rows that it may have seen."""
+    spec = msgspec.structs.replace(pairs.spec, zero_shot=_without_labels(material))
+    return CrossEncoder(pairs.graph, tokenizer, spec, material.taxonomy)
+
+
+def _without_labels(material: Material) -> list[str]:
+    topics = zip(material.taxonomy.topics, material.labels.T, strict=True)
+    return [topic.id for topic, labels in topics if topic.proposition and not labels.any()]
+
+
+def _blended(
+    spec: CrossEncoderSpec,
+    graph: bytes,
+    tokenizer: bytes,
+    material: Material,
+    choices: Choices,
+    held: NDArray[np.int64],
+) -> CrossEncoderSpec:
+    """Fit the blends on the held rows, by the graph that is served: what quantising changed is counted in."""
+    reader = CrossEncoder(graph, tokenizer, spec, material.taxonomy)
+    known = [topic for topic in range(len(material.taxonomy.topics)) if not reader.zero_shot[topic]]
+    texts = [material.examples[row].text for row in held]
+    logits = np.array([[reader.read(text, topic).logits for topic in known] for text in texts])
+    scores, labels = choices.topic.scores[held][:, known], material.labels[held][:, known]
+    heads = np.log(np.clip(scores, 1e-9, 1)) - np.log(np.clip(1 - scores, 1e-9, 1))
+    found = np.apply_along_axis(presence, 2, logits)
+    reached = scores >= spec.reach_from
+    topic = _fit_topic(heads[reached], found[reached], labels[reached])
+    alone_topic = _alone(_fit_topic(np.zeros(labels.size), found.ravel(), labels.ravel()))
+
+    place = np.full(len(material.examples), -1)
+    place[held] = np.arange(len(held))
+    column = {topic: index for index, topic in enumerate(known)}
+    inside = np.flatnonzero(place[material.pairs.row] >= 0)
+    if not len(inside):
+        return msgspec.structs.replace(spec, topic=topic, alone_topic=alone_topic)
+    columns = [column[topic] for topic in material.pairs.topic[inside].tolist()]
+    stances = logits[place[material.pairs.row[inside]], columns, :ABSENT]
+    gold = material.pairs.stance[inside]
+    calibrated = np.log(np.clip(choices.stance_scores[inside], 1e-9, 1))
+    return msgspec.structs.replace(
+        spec,
+        topic=topic,
+        alone_topic=alone_topic,
+        stance=_fit_stance(calibrated, stances, gold),
+        alone_stance=_alone(_fit_stance(np.zeros_like(calibrated), stances, gold)),
+    )
+
+
+def _reach(scores: FloatArray, labels: NDArray[np.bool_]) -> float:
+    return float(np.quantile(scores[labels], _MISSED)) if labels.any() else 0.0
+
+
+def _alone(blend: Blend) -> Blend:
+    return msgspec.structs.replace(blend, head=0.0)
+
+
+def _fit_topic(heads: FloatArray, pairs: FloatArray, labels: NDArray[np.bool_]) -> Blend:
+    """Fit ``sigmoid(head * heads + pair * pairs + offset)`` to labels, arrays of shape (n,)."""
+    present = np.stack([heads, pairs], axis=1)
+    columns = np.stack([np.zeros_like(present), present], axis=2)
+    head, pair, offset = _fit(columns, labels.astype(np.int64))
+    return Blend(head, pair, [float(offset[1] - offset[0])])
+
+
+def _fit_stance(heads: FloatArray, pairs: FloatArray, stance: NDArray[np.int64]) -> Blend:
+    """Fit ``softmax(head * heads + pair * pairs + offset)`` to stances; logits of shape (n, 3)."""
+    head, pair, offset = _fit(np.stack([heads, pairs], axis=1), stance)
+    return Blend(head, pair, offset.tolist())
+
+
+def _fit(logits: FloatArray, gold: NDArray[np.int64]) -> tuple[float, float, FloatArray]:
+    """Fit two slopes, neither below 0, and an offset for each outcome, by log loss.
+
+    Parameters
+    ----------
+    logits : ndarray of float64, shape (n, 2, n_outcomes)
+        The heads', then the pair model's.
+    gold : ndarray of int64, shape (n,)
+    """
+    n, _, n_outcomes = logits.shape
+    hot = np.eye(n_outcomes)[gold]
+
+    def loss(parameters: FloatArray) -> tuple[float, FloatArray]:
+        p = softmax(np.einsum("k,nko->no", parameters[:2], logits) + parameters[2:])
+        error = (p - hot) / max(n, 1)
+        nll = -np.sum(np.log(np.maximum((p * hot).sum(axis=1), 1e-300))) / max(n, 1)
+        # One pseudo-observation keeps the offsets finite, and the slopes near a mean where there is little to see.
+        off = parameters - np.array([0.5, 0.5, *np.zeros(n_outcomes)])
+        gradient = np.concatenate([np.einsum("no,nko->k", error, logits), error.sum(axis=0)])
+        return float(nll + 0.5 * (off @ off) / (n + 1)), gradient + off / (n + 1)
+
+    start = np.array([0.5, 0.5, *np.zeros(n_outcomes)])
+    bounds: Sequence[tuple[float | None, None]] = [(0.0, None)] * 2 + [(None, None)] * n_outcomes
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds)
+    return float(found.x[0]), float(found.x[1]), found.x[2:]
