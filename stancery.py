@@ -129,6 +129,7 @@ def main() -> None:
 @option("--output-format", type=click.Choice(["jsonl", "csv"]), help="Format of the output, if not by its extension.")
 @option("--topics", default="", help="Topics to answer for whether or not present, parted by commas.")
 @option("--explain", is_flag=True, help="Give every chunk that carries weight, and the bias.")
+@option("--exact", is_flag=True, help="Have a pair model read every topic, not those in reach of the heads alone.")
 def classify(
     file: str,
     home: Path,
@@ -138,6 +139,7 @@ def classify(
     output_format: str | None,
     topics: str,
     explain: bool,
+    exact: bool,
 ) -> None:
     """Label the paragraphs of FILE, or of standard input as `-`.
 
@@ -152,6 +154,7 @@ def classify(
     read_as = format or tables.format_of(file)
     write_as = output_format or (tables.format_of(output, tables.OUTPUT_FORMATS) if output != "-" else "jsonl")
     scorer = load_bundle(bundle_of(home, bundle)).scorer
+    scorer.exact = exact
     names = [name for name in topics.split(",") if name]
     scorer.check_topics(names)
     with replacing(output) as stream:
@@ -165,8 +168,10 @@ def classify(
 @option("--taxonomy", type=click.Path(path_type=Path), help="The topics and propositions, TOML.")
 @option(
     "--family",
-    type=click.Choice(["linear", "encoder"]),
-    help="linear: n-grams. encoder: a sentence encoder beside them.  [default: linear; with --remote, what serves]",
+    type=click.Choice(["linear", "encoder", "crossencoder"]),
+    help="linear: n-grams. encoder: a sentence encoder beside them. crossencoder: beside both, a pair model that reads "
+    "each proposition with the paragraph, fine-tuned from the same checkpoint (slow; best for stance, and for topics "
+    "without labels).  [default: linear, or encoder where one is named; with --remote, what serves]",
 )
 @option(
     "--encoder",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal, cast
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from models.errors import InvalidParagraph
 from models.examples import STANCES
@@ -57,6 +58,11 @@ class Scorer:
     model : LinearModel
     pairs : CrossEncoder, optional
         Asked for the topics in reach of the model's heads, and for those that had no labels.
+
+    Attributes
+    ----------
+    exact : bool
+        Whether the pair model is asked for every topic; false at first.
     """
 
     def __init__(self, taxonomy: Taxonomy, rules: Rules, model: LinearModel, pairs: CrossEncoder | None = None) -> None:
@@ -64,6 +70,7 @@ class Scorer:
         self.rules = rules
         self.model = model
         self.pairs = pairs
+        self.exact = False
         self._position = {name: index for index, name in enumerate(taxonomy.ids)}
         self._takes_stance = [bool(topic.proposition) and model.stance_weights is not None for topic in taxonomy.topics]
         self._thresholds = np.array([rules.topics[name].threshold for name in taxonomy.ids])
@@ -151,9 +158,12 @@ class Scorer:
     def _topic_scores(self, row: Encoded) -> FloatArray:
         logits = self.model.topic_logits(row)
         if self.pairs is not None:
-            for topic in np.flatnonzero(self.pairs.in_reach(sigmoid(logits))).tolist():
+            for topic in np.flatnonzero(self._in_reach(self.pairs, logits)).tolist():
                 logits[topic] = self.pairs.topic_logit(row.text, topic, float(logits[topic]))
         return sigmoid(logits)
+
+    def _in_reach(self, pairs: CrossEncoder, logits: FloatArray) -> NDArray[np.bool_]:
+        return np.ones(len(logits), dtype=bool) if self.exact else pairs.in_reach(sigmoid(logits))
 
     def _stance_logits(self, row: Encoded, topic: int) -> FloatArray:
         logits = self.model.stance_logits(row, topic)
@@ -161,11 +171,9 @@ class Scorer:
 
     def _explain_topic(self, row: Encoded, topic: int) -> Contributions:
         parts = self.model.explain_topic(row, topic)
-        if self.pairs is not None:
-            logits = self.model.topic_logits(row)
-            if self.pairs.in_reach(sigmoid(logits))[topic]:
-                return self.pairs.explain_topic(row.text, topic, parts)
-        return parts
+        if self.pairs is None or not self._in_reach(self.pairs, self.model.topic_logits(row))[topic]:
+            return parts
+        return self.pairs.explain_topic(row.text, topic, parts)
 
     def _explain_stance(self, row: Encoded, topic: int, stance: int) -> Contributions:
         parts = self.model.explain_stance(row, topic, stance)

@@ -56,7 +56,7 @@ def create_app(settings: Settings) -> FastAPI:
         Metrics(),
         CapacityLimiter(cpu_count() or 1),
     )
-    serving = Serving(first_bundle(settings, database), settings.home, metrics)
+    serving = Serving(first_bundle(settings, database), settings, metrics)
     known = Keys(
         anonymous=is_open(settings),
         admin_key=settings.admin_key,

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 from dataclasses import dataclass, field
+from functools import partial
 
 from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
@@ -81,7 +82,8 @@ class Follower:
         if wanted.version == self.serving.version:
             return
         try:
-            bundle = await run_sync(verified, self.settings.home / wanted.path, wanted.version, limiter=self.threads)
+            load = partial(verified, exact=self.settings.exact)
+            bundle = await run_sync(load, self.settings.home / wanted.path, wanted.version, limiter=self.threads)
         except StanceryError as error:
             log.error("swap", extra={"fields": {"model": wanted.version, "reason": str(error)}})
             self.health.swap = f"{wanted.version} could not take over: {error}"

@@ -20,8 +20,9 @@ from service.store.migrate import upgrade
 _NAMED = 2
 
 
-def verified(path: Path, version: str | None = None) -> Bundle:
-    """Load a bundle, and see that it is the version wanted and scores its canary paragraphs as its manifest says.
+def verified(path: Path, version: str | None = None, *, exact: bool = False) -> Bundle:
+    """Load a bundle, and see that it is the version wanted and scores its canary paragraphs as its manifest says;
+    from then on `exact` has a pair model asked for every topic.
 
     Raises
     ------
@@ -31,6 +32,7 @@ def verified(path: Path, version: str | None = None) -> Bundle:
     if version not in (None, bundle.manifest.version):
         raise BundleError(f"{path}: holds {bundle.manifest.version} now, not {version}")
     bundle.check_canaries()
+    bundle.scorer.exact = exact
     return bundle
 
 
@@ -43,9 +45,9 @@ class Serving:
         Whoever answers a request takes it once, so that one answer is one version's.
     """
 
-    def __init__(self, active: Bundle, home: Path, metrics: Metrics) -> None:
+    def __init__(self, active: Bundle, settings: Settings, metrics: Metrics) -> None:
         self.active = active
-        self._home = home
+        self._settings = settings
         self._metrics = metrics
         self._named: dict[str, Bundle] = {}
         self._loading = threading.Lock()
@@ -69,7 +71,7 @@ class Serving:
         """
         with self._loading:
             if (bundle := self._named.pop(version, None)) is None:
-                bundle = verified(path, version)
+                bundle = verified(path, version, exact=self._settings.exact)
             self._named[version] = bundle
             while len(self._named) > _NAMED:
                 self._named.pop(next(iter(self._named)))
@@ -85,7 +87,7 @@ class Serving:
     def _show(self) -> None:
         self._metrics.model.clear()
         self._metrics.model.labels(self.version).set(1)
-        remember(self._home, self.active.path)
+        remember(self._settings.home, self.active.path)
 
 
 def remember(home: Path, bundle: Path) -> None:
@@ -134,7 +136,7 @@ def first_bundle(settings: Settings, database: Database) -> Bundle:
     first: BundleError | None = None
     for path, version in candidates:
         try:
-            return verified(path, version)
+            return verified(path, version, exact=settings.exact)
         except BundleError as error:
             log.error("bundle", extra={"fields": {"reason": str(error)}})
             first = first or error

@@ -20,6 +20,7 @@ class Settings:
     allow_anonymous: bool | None = None
     admin_key: str | None = None
     key_requests_per_minute: int = 6000
+    exact: bool = False
     promote: str = "auto"
     trainer: str = sys.executable
     train_jobs: int = 1

@@ -32,6 +32,7 @@ from service.cli.options import option, store_options
     type=click.IntRange(1),
     help="What a key without a limit of its own may ask.",
 )
+@option("--exact", is_flag=True, help="Have a pair model read every topic, not those in reach of the heads alone.")
 @option(
     "--promote",
     default="auto",

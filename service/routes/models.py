@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from http import HTTPStatus
 
 import msgspec
@@ -58,7 +59,8 @@ async def post_activate(request: Request, version: str) -> Response:
     service, actor = service_of(request), actor_of(request)
     found = await _find(service, version)
     try:
-        bundle = await run_sync(verified, service.settings.home / found.path, version, limiter=service.threads)
+        load = partial(verified, exact=service.settings.exact)
+        bundle = await run_sync(load, service.settings.home / found.path, version, limiter=service.threads)
     except BundleError as error:
         reason = str(error)
         await service.database.write(lambda connection: versions.note_failure(connection, version, actor, reason))

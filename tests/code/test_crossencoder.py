@@ -1,0 +1,140 @@
+"""The crossencoder family: fine-tuned, blended with the heads, served, explained, gone on with and fitted again."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from models.bundle import CROSS_GRAPH, Bundle, load_bundle
+from models.encoder import Encoder
+from models.errors import InvalidData
+from models.examples import read_examples
+from models.taxonomy import read_taxonomy
+from tests.conftest import ROOT, serving, write_small
+from training.run import Options, run
+
+TEXT = "The kettle by the leaf in town was splendid and fair."
+UNLABELLED = '\n[[topic]]\nid = "rain"\ntitle = "Rain"\nproposition = "Rain on the street is good."\n'
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("crossencoder")
+    write_small(folder)
+    with (folder / "taxonomy.toml").open("a") as file:
+        file.write(UNLABELLED)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bundle(folder: Path, checkpoint: Path) -> Bundle:
+    options = Options("crossencoder", holdout=0.2, jobs=1, encoder=str(checkpoint), cache=folder / "cache")
+    run(folder / "examples.jsonl", folder / "taxonomy.toml", folder / "bundle", options)
+    return load_bundle(folder / "bundle")
+
+
+def test_a_bundle_scores_as_it_says(bundle: Bundle, folder: Path) -> None:
+    bundle.check_canaries()
+    assert bundle.manifest.version.startswith("crossencoder-")
+    result = bundle.scorer.classify(TEXT)
+    first = result.topics[0]
+    assert first.stance is not None and (first.topic, first.stance.label) == ("tea", "favor")
+    assert not list((folder / "cache").glob("tuning-*")), "the state of a finished fine-tuning stays behind"
+
+
+def test_a_topic_without_labels_is_scored_by_its_wording_and_marked(bundle: Bundle) -> None:
+    result = bundle.scorer.classify(TEXT, topics=["tea", "rain"])
+    marked = {each.topic: each.zero_shot for each in result.topics}
+    assert marked["rain"] and not marked["tea"]
+    rain = next(each for each in result.topics if each.topic == "rain")
+    heads = bundle.scorer.model.topic_logits(bundle.scorer.model.features.encode(TEXT))
+    assert rain.stance is not None and rain.score > 10 / (1 + np.exp(-heads[2]))
+
+
+def test_what_the_words_add_makes_up_the_score(bundle: Bundle) -> None:
+    for text in (TEXT, "  Чай  и кошки,\tkettle\n\npaw " * 30, "?"):
+        for topic in bundle.scorer.classify(text, topics=["tea", "cats", "rain"], explain=True).topics:
+            assert topic.bias is not None and topic.stance is not None and topic.stance.bias is not None
+            logit = topic.bias + sum(span.weight for span in topic.evidence)
+            assert 1 / (1 + np.exp(-logit)) == pytest.approx(topic.score, abs=1e-9)
+            stance = topic.stance.bias + sum(span.weight for span in topic.stance.evidence)
+            index = bundle.taxonomy.ids.index(topic.topic)
+            row = bundle.scorer.model.features.encode(text)
+            heads = bundle.scorer.model.stance_logits(row, index)
+            assert bundle.scorer.pairs is not None
+            assert stance == pytest.approx(bundle.scorer.pairs.stance_logits(text, index, heads).max(), abs=1e-6)
+
+
+def test_only_topics_in_reach_are_read_unless_all_are_asked_for(bundle: Bundle) -> None:
+    scorer = load_bundle(bundle.path).scorer
+    assert scorer.pairs is not None
+    off_topic = "Rain fell on street 7 and the bus was late again."
+    near = scorer.topic_scores([off_topic])[0]
+    assert scorer.pairs.read.cache_info().misses == 1  # type: ignore[attr-defined]
+    scorer.exact = True
+    exact = scorer.topic_scores([off_topic])[0]
+    assert scorer.pairs.read.cache_info().misses == 3  # type: ignore[attr-defined]
+    assert exact[2] == near[2] and (exact[:2] != near[:2]).all()
+
+
+def test_the_same_seed_makes_the_same_weights_and_an_interrupt_changes_nothing(
+    folder: Path, checkpoint: Path, tmp_path: Path, encoder: Encoder
+) -> None:
+    import torch
+
+    from training.checkpoint import load_body
+    from training.pairs import PairNet, Recipe, Tuning
+
+    taxonomy = read_taxonomy(folder / "taxonomy.toml")
+    examples = read_examples(folder / "examples.jsonl", taxonomy)
+    possible = np.ones((len(examples), 3), dtype=bool)
+
+    class Interrupt(Exception):
+        pass
+
+    def tuned(state: Path | None, stop_at: float = 2.0) -> dict[str, torch.Tensor]:
+        def step(part: float) -> None:
+            if part >= stop_at:
+                raise Interrupt
+
+        torch.manual_seed(0)
+        net = PairNet(load_body(checkpoint))
+        sides = (examples[:32], examples[32:48], (possible[:32], possible[32:48]))
+        Tuning(net, encoder.tokenizer, taxonomy, *sides, Recipe(epochs=2)).run(step, state)
+        return net.state_dict()
+
+    state = tmp_path / "state.pt"
+    with pytest.raises(Interrupt):
+        tuned(state, stop_at=0.8)
+    assert state.exists()
+    whole, resumed = tuned(None), tuned(state)
+    assert all((whole[name] == resumed[name]).all() for name in whole)
+    assert not (whole["head.weight"] == PairNet(load_body(checkpoint)).state_dict()["head.weight"]).all()
+
+
+def test_a_challenger_takes_the_champions_pair_model(bundle: Bundle, folder: Path, tmp_path: Path) -> None:
+    options = Options("crossencoder", holdout=0.2, jobs=1, seed=1, cache=folder / "cache")
+    made = run(folder / "examples.jsonl", folder / "taxonomy.toml", tmp_path / "bundle", options, champion=bundle.path)
+    assert (made.directory / CROSS_GRAPH).read_bytes() == (bundle.path / CROSS_GRAPH).read_bytes()
+
+
+def test_without_a_checkpoint_or_a_champion_there_is_nothing_to_tune(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(InvalidData, match="encoder"):
+        run(folder / "examples.jsonl", folder / "taxonomy.toml", tmp_path / "bundle", Options("crossencoder", jobs=1))
+
+
+def test_it_is_served_without_torch(bundle: Bundle, tmp_path: Path) -> None:
+    code = (
+        "import sys, stancery\n"
+        f"stancery.load({str(bundle.path)!r}).classify([{TEXT!r}])\n"
+        "assert not {'torch', 'transformers', 'sklearn'} & sys.modules.keys()\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+    with serving(bundle.path, tmp_path / "log", "--exact") as server:
+        answer = server.post("/v1/classify", {"text": TEXT, "topics": ["rain"]}).json
+        found = {each["topic"]: each.get("zero_shot", False) for each in answer["results"][0]["topics"]}
+        assert found["rain"] and not found["tea"]
