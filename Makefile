@@ -48,8 +48,7 @@ check: .venv/dev  ## Lint, types, and the labels
 	$(BIN)/mypy
 	$(BIN)/stancery labels check $(EXAMPLES) --taxonomy $(TAXONOMY)
 
-bench: .venv/dev  ## Measure accuracy, start, memory and flatness; prints its figures
-	$(BIN)/python -m benchmarks.accuracy
+bench: .venv/dev  ## Measure start, memory and flatness; accuracy is measured by `python -m benchmarks.accuracy DIR`
 	$(BIN)/python -m benchmarks.resources
 
 clean:  ## Remove the environment and caches; bundles in var stay

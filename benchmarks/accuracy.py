@@ -1,103 +1,196 @@
-"""Accuracy on the held-out seeds and, where there are any, on folders of real text with ``test.jsonl``.
+"""Every family, and its peers, on one split: accuracy with intervals, speed, size, and how many labels it takes.
 
-Run ``python -m benchmarks.accuracy [DIR ...]``. A DIR holds ``test.jsonl`` and either its own ``taxonomy.toml`` and
-``train.jsonl``, which are then fitted with default settings, or rows labelled with the seeds' taxonomy, on which the
-seeds' bundle is measured. Beside it stands the peer: scikit-learn's TF-IDF and logistic regression, untuned, no
-calibration, one stance head with features shared across topics plus a copy per topic. Nothing is chosen on a test part.
+DIR holds ``test.jsonl`` and either its own ``taxonomy.toml`` and ``train.jsonl``, or rows labelled with the seeds'
+taxonomy, and the seeds are fitted then. All fit on the same rows, with default settings; thresholds are a family's
+own, chosen on out-of-fold scores, and 0.5 for the peers. Nothing is chosen on a test part. Intervals are 95 %, over
+documents.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
+import random
+import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import matplotlib.pyplot as plt
+import msgspec
 import numpy as np
-from scipy import sparse
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
+from tqdm import tqdm
 
-from models.bundle import load_bundle
+from benchmarks.peers.job import milliseconds
+from models.bundle import FAMILIES, load_bundle
 from models.examples import Example, read_examples
 from models.figures import text_figure
 from models.taxonomy import Taxonomy, read_taxonomy
 from training.evaluation import Scores, evaluate, measure
-from training.linear import augment, stance_pairs, topic_labels
-from training.run import train
+from training.linear import stance_pairs, topic_labels
+from training.run import Options, train
 
 ROOT = Path(__file__).resolve().parent.parent
 SEEDS, TAXONOMY = ROOT / "seeds" / "paragraphs.jsonl", ROOT / "seeds" / "taxonomy.toml"
-SHARED = ROOT.parent / "shared" / "benchmarks"
+PEERS = {"scikit-learn": "scikit_learn", "fasttext": "fast_text", "setfit": "set_fit"}
+# Contrastive pairs of more labels than this take hours without a GPU.
+SETFIT_MOST = 32
+BUDGETS = (8, 32, 128, None)
 
 
-def peer(fitted: list[Example], kept: list[Example], taxonomy: Taxonomy) -> dict[str, Any]:
-    """Fit plain scikit-learn on `fitted` and measure it on `kept`."""
-    parts = [TfidfVectorizer(ngram_range=(1, 2)), TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5))]
-    texts, other = [example.text for example in fitted], [example.text for example in kept]
-    inside = sparse.hstack([part.fit_transform(texts) for part in parts]).tocsr()
-    outside = sparse.hstack([part.transform(other) for part in parts]).tocsr()
-    inside.sort_indices()
-    labels, gold = topic_labels(fitted, taxonomy.ids), topic_labels(kept, taxonomy.ids)
-    topics = np.zeros(gold.shape)
-    for index in range(gold.shape[1]):
-        head = LogisticRegression(class_weight="balanced", solver="liblinear").fit(inside, labels[:, index])
-        topics[:, index] = head.predict_proba(outside)[:, 1]
-    predicted = topics >= 0.5
-    pairs, asked = stance_pairs(fitted, taxonomy.ids), stance_pairs(kept, taxonomy.ids)
-    head = LogisticRegression(class_weight="balanced", max_iter=300)
-    head.fit(augment(inside[pairs.row], pairs.topic, len(taxonomy.ids)), pairs.stance)
+class Row(NamedTuple):
+    """The measures of one classifier; times in seconds and, for batches of 1 and of 64, in milliseconds a paragraph."""
 
-    def stances(row: np.ndarray, topic: np.ndarray) -> np.ndarray:
-        return head.predict_proba(augment(outside[row], topic, len(taxonomy.ids))) if len(row) else np.empty((0, 3))
+    metrics: dict[str, Any]
+    seconds: float
+    milliseconds: Sequence[float]
+    megabytes: float
 
+
+class Split(NamedTuple):
+    """What to fit on and what to measure on."""
+
+    taxonomy: Taxonomy
+    fitted: list[Example]
+    kept: list[Example]
+
+
+def read(folder: Path) -> Split:
+    own = (folder / "train.jsonl").exists()
+    taxonomy = read_taxonomy(folder / "taxonomy.toml" if own else TAXONOMY)
+    fitted = read_examples(folder / "train.jsonl" if own else SEEDS, taxonomy)
+    return Split(taxonomy, fitted, read_examples(folder / "test.jsonl", taxonomy))
+
+
+def ours(family: str, split: Split, arguments: argparse.Namespace) -> Row:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "taxonomy.json").write_bytes(msgspec.json.encode(split.taxonomy))
+        (folder / "train.jsonl").write_bytes(b"".join(msgspec.json.encode(example) + b"\n" for example in split.fitted))
+        encoder = None if family == "linear" else str(arguments.encoder)
+        options = Options(family, holdout=0.0, jobs=arguments.jobs, encoder=encoder, cache=arguments.cache)
+        start = time.perf_counter()
+        path = train(folder / "train.jsonl", folder / "taxonomy.json", folder / "bundle", options)
+        seconds = time.perf_counter() - start
+        scorer = load_bundle(path).scorer
+        metrics = evaluate(scorer, split.kept)
+        texts = [example.text for example in split.kept]
+        taken = [milliseconds(lambda batch: [scorer.classify(text) for text in batch], texts, size) for size in (1, 64)]
+        return Row(metrics, seconds, taken, sum(file.stat().st_size for file in path.iterdir()) / 1e6)
+
+
+def peer(name: str, split: Split, arguments: argparse.Namespace) -> Row:
+    ids = list(split.taxonomy.ids)
+    job = {
+        "topics": ids,
+        "fitted": [{"text": example.text, "topics": example.topics} for example in split.fitted],
+        "texts": [example.text for example in split.kept],
+        "checkpoint": str(arguments.encoder),
+        "seed": 0,
+    }
+    python = sys.executable if name == "scikit-learn" else str(arguments.peer_python)
+    command = [python, "-m", f"benchmarks.peers.{PEERS[name]}"]
+    done = subprocess.run(command, input=json.dumps(job).encode(), stdout=subprocess.PIPE, cwd=ROOT, check=True)
+    answer = json.loads(done.stdout)
+    topics, stances = np.array(answer["topics"]), np.array(answer["stances"])
+    gold, predicted, asked = topic_labels(split.kept, ids), topics >= 0.5, stance_pairs(split.kept, ids)
     false_row, false_topic = np.nonzero(predicted & ~gold)
-    scores = Scores(
-        topics,
-        gold,
-        predicted,
-        *asked,
-        stances(asked.row, asked.topic),
-        false_row,
-        stances(false_row, false_topic).argmax(axis=1),
-    )
-    return measure(scores, taxonomy.ids, [example.group for example in kept])
+    false = stances[false_row, false_topic].argmax(axis=1)
+    scores = Scores(topics, gold, predicted, *asked, stances[asked.row, asked.topic], false_row, false)
+    metrics = measure(scores, split.taxonomy.ids, [example.group for example in split.kept])
+    return Row(metrics, answer["seconds"], answer["milliseconds"], answer["megabytes"])
 
 
-def row(name: str, report: dict[str, Any], seconds: float | None) -> None:
-    topics, stance = report["topics"], report["stance"]
-    figures = (
-        topics["micro"]["f1"],
-        topics["macro"]["f1"],
-        stance["given_topic"]["macro_f1"],
-        stance["end_to_end"]["macro_f1"],
-        topics["ece"],
-    )
-    cells = "  ".join(f"{text_figure(figure):<22}" for figure in figures)
-    print(f"{name:<26}{cells}{'' if seconds is None else f'{seconds:.0f} s to fit'}", flush=True)
+def few(split: Split, budget: int | None, seed: int) -> Split:
+    """Draw so many paragraphs of each topic and stance, and of none; all where there is no budget."""
+    if budget is None:
+        return split
+    classes: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)
+    for place, example in enumerate(split.fitted):
+        for kind in [(topic, str(stance)) for topic, stance in example.topics.items()] or [()]:
+            classes[kind].append(place)
+    draw = random.Random(seed)
+    chosen = {place for _, places in sorted(classes.items()) for place in draw.sample(places, min(budget, len(places)))}
+    return split._replace(fitted=[split.fitted[place] for place in sorted(chosen)])
+
+
+def figures_of(row: Row) -> Iterator[dict[str, Any]]:
+    topics, stance = row.metrics["topics"], row.metrics["stance"]
+    yield from (topics["micro"]["f1"], topics["macro"]["f1"])
+    yield from (stance["given_topic"]["macro_f1"], stance["end_to_end"]["macro_f1"], topics["ece"])
+
+
+def table(rows: dict[str, Row]) -> Iterator[str]:
+    heads = ("topic micro-F1", "topic macro-F1", "stance given topic", "stance end to end", "topic ECE")
+    yield f"{'':<14}" + "".join(f"{head:<24}" for head in heads) + "fit s   ms at 1  at 64     MB"
+    for name, row in rows.items():
+        cells = "".join(f"{text_figure(figure):<24}" for figure in figures_of(row))
+        one, many = row.milliseconds
+        yield f"{name:<14}{cells}{row.seconds:5.0f}  {one:8.2f}{many:7.2f}{row.megabytes:7.0f}"
+
+
+def plot(curves: dict[str, dict[int, list[Row]]], path: Path) -> None:
+    """Draw topic and stance macro-F1 against labels a class, the mean of the draws with all of them as dots."""
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    for axis, place, title in zip(axes, (1, 2), ("topic macro-F1", "stance macro-F1, given the topic"), strict=True):
+        for name, points in curves.items():
+            found = {size: [list(figures_of(row))[place]["value"] for row in rows] for size, rows in points.items()}
+            (line,) = axis.plot(list(found), [np.mean(each) for each in found.values()], label=name)
+            for size, values in found.items():
+                axis.plot([size] * len(values), values, ".", color=line.get_color())
+        axis.set(xscale="log", xlabel="paragraphs fitted on", title=title)
+        axis.grid(alpha=0.3)
+    axes[0].legend()
+    figure.savefig(path, dpi=150)
+    print(f"{path}: how accuracy grows with labels")
+
+
+def run(name: str, split: Split, arguments: argparse.Namespace) -> Row:
+    return (peer if name in PEERS else ours)(name, split, arguments)
 
 
 def main() -> None:
-    folders = [Path(name) for name in sys.argv[1:]] or sorted(SHARED.glob("*/"))
-    print(f"{'':<26}{'topic micro-F1':<24}{'topic macro-F1':<24}{'stance given topic':<24}{'end to end':<24}topic ECE")
-    with tempfile.TemporaryDirectory() as name:
-        path = train(SEEDS, TAXONOMY, Path(name) / "seeds")
-        seeds = load_bundle(path)
-        row("held-out seeds", seeds.manifest.metrics, None)
-        for folder in folders:
-            if (folder / "train.jsonl").exists():
-                taxonomy = read_taxonomy(folder / "taxonomy.toml")
-                start = time.perf_counter()
-                path = train(folder / "train.jsonl", folder / "taxonomy.toml", Path(name) / folder.name)
-                seconds = time.perf_counter() - start
-                bundle, fitted = load_bundle(path), read_examples(folder / "train.jsonl", taxonomy)
-            else:
-                taxonomy, bundle, seconds = seeds.taxonomy, seeds, None
-                fitted = read_examples(SEEDS, taxonomy)
-            kept = read_examples(folder / "test.jsonl", taxonomy)
-            row(folder.name, evaluate(bundle.scorer, kept), seconds)
-            row("  plain scikit-learn", peer(fitted, kept, taxonomy), None)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy", description=__doc__)
+    parser.add_argument("folder", metavar="DIR", type=Path)
+    parser.add_argument("--encoder", metavar="CHECKPOINT", type=Path, help="a folder; without it, linear models alone")
+    parser.add_argument(
+        "--peer-python",
+        metavar="PATH",
+        help="a Python with fasttext-wheel, setfit, 'transformers<5'; else neither runs",
+    )
+    parser.add_argument("--only", nargs="+", choices=[*FAMILIES, *PEERS], metavar="NAME", help="run these alone")
+    parser.add_argument("--curves", metavar="PNG", type=Path, help="fit on 8, 32, 128 and all labels a class too")
+    parser.add_argument("--draws", type=int, default=3, help="samples for each point of the curves (3)")
+    parser.add_argument("--cache", type=Path, help="a folder to keep embeddings in")
+    parser.add_argument("--jobs", type=int, default=2, help="processes that fit (2)")
+    arguments = parser.parse_args()
+    names = ["linear", *([] if arguments.encoder is None else list(FAMILIES)[1:]), "scikit-learn"]
+    if arguments.peer_python:
+        names += ["fasttext", *([] if arguments.encoder is None else ["setfit"])]
+    names = arguments.only or names
+    split = read(arguments.folder)
+    print(f"{arguments.folder.name}: fitted on {len(split.fitted):,}, measured on {len(split.kept):,} paragraphs")
+    whole = {name: run(name, split, arguments) for name in tqdm(names, disable=None) if name != "setfit"}
+    print("\n".join(table(whole)), flush=True)
+    if arguments.curves is None:
+        return
+    curves: dict[str, dict[int, list[Row]]] = {name: {} for name in names}
+    for budget in BUDGETS[:-1]:
+        drawn = [few(split, budget, seed) for seed in range(arguments.draws)]
+        for name in tqdm(names, desc=f"{budget} a class", disable=None):
+            if name == "setfit" and budget > SETFIT_MOST:
+                print(f"setfit: not fitted on {budget} labels a class or more, which takes hours without a GPU")
+                continue
+            rows = [run(name, each, arguments) for each in drawn]
+            curves[name][len(drawn[0].fitted)] = rows
+            print(f"{budget:>4} a class  {'':2}" + "\n".join(table({name: rows[0]})).partition("\n")[2], flush=True)
+    for name, row in whole.items():
+        curves[name][len(split.fitted)] = [row]
+    plot(curves, arguments.curves)
 
 
 if __name__ == "__main__":
