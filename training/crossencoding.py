@@ -22,7 +22,7 @@ FloatArray = NDArray[np.float64]
 # One paragraph in so many stops the fine-tuning and fits the blend.
 _HELD = 10
 # Part of a topic's paragraphs that may lie out of the heads' reach.
-_MISSED = 0.01
+_MISSED = 0.05
 _AS_IT_IS = Blend(0.0, 1.0, [0.0])
 
 
