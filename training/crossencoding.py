@@ -139,9 +139,7 @@ def _blended(
     place[held] = np.arange(len(held))
     column = {topic: index for index, topic in enumerate(known)}
     inside = np.flatnonzero(place[material.pairs.row] >= 0)
-    if not len(inside):
-        return msgspec.structs.replace(spec, topic=topic, alone_topic=alone_topic)
-    columns = [column[topic] for topic in material.pairs.topic[inside].tolist()]
+    columns = np.array([column[topic] for topic in material.pairs.topic[inside].tolist()], dtype=np.int64)
     stances = logits[place[material.pairs.row[inside]], columns, :ABSENT]
     gold = material.pairs.stance[inside]
     calibrated = np.log(np.clip(choices.stance_scores[inside], 1e-9, 1))
@@ -184,6 +182,7 @@ def _fit(logits: FloatArray, gold: NDArray[np.int64]) -> tuple[float, float, Flo
     logits : ndarray of float64, shape (n, 2, n_outcomes)
         The heads', then the pair model's.
     gold : ndarray of int64, shape (n,)
+        Where there is none, as where no held row carries a stance, the slopes are one half each.
     """
     n, _, n_outcomes = logits.shape
     hot = np.eye(n_outcomes)[gold]

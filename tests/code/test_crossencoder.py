@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,11 +11,13 @@ import numpy as np
 import pytest
 
 from models.bundle import CROSS_GRAPH, Bundle, load_bundle
+from models.crossencoder import Blend
 from models.encoder import Encoder
 from models.errors import InvalidData
 from models.examples import read_examples
 from models.taxonomy import read_taxonomy
 from tests.conftest import ROOT, serving, write_small
+from training import splits
 from training.run import Options, run
 
 TEXT = "The kettle by the leaf in town was splendid and fair."
@@ -125,6 +128,22 @@ def test_a_challenger_takes_the_champions_pair_model(bundle: Bundle, folder: Pat
 def test_without_a_checkpoint_or_a_champion_there_is_nothing_to_tune(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(InvalidData, match="encoder"):
         run(folder / "examples.jsonl", folder / "taxonomy.toml", tmp_path / "bundle", Options("crossencoder", jobs=1))
+
+
+def test_where_no_held_row_has_a_stance_both_logits_count_alike(folder: Path, checkpoint: Path, tmp_path: Path) -> None:
+    taxonomy = read_taxonomy(folder / "taxonomy.toml")
+    examples = read_examples(folder / "examples.jsonl", taxonomy)
+    held = splits.folds([example.group for example in examples], 10, 0) == 0
+    bare = [
+        {"text": each.text, "topics": list(each.topics) if out else each.topics, "document_id": each.group}
+        for each, out in zip(examples, held, strict=True)
+    ]
+    (tmp_path / "bare.jsonl").write_text("".join(json.dumps(row) + "\n" for row in bare))
+    options = Options("crossencoder", holdout=0.0, jobs=1, encoder=str(checkpoint))
+    run(tmp_path / "bare.jsonl", folder / "taxonomy.toml", tmp_path / "bundle", options)
+    scorer = load_bundle(tmp_path / "bundle").scorer
+    assert scorer.pairs is not None and scorer.pairs.spec.stance == Blend(0.5, 0.5, [0.0, 0.0, 0.0])
+    assert scorer.classify(TEXT, explain=True).topics[0].stance is not None
 
 
 def test_it_is_served_without_torch(bundle: Bundle, tmp_path: Path) -> None:
