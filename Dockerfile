@@ -1,8 +1,9 @@
 # Everything of ours lies under /opt/stancery, where nothing is written at run time; what a service keeps goes to
-# /var/lib/stancery. The last stage is what is built unless another is named: it serves, without a compiler or a
-# trainer. `--target retraining` adds the trainer, in an environment of its own.
+# /var/lib/stancery. The first stage has the compiler that the feature function is built with. The last is what is built
+# unless another is named: it serves, without a compiler or a trainer. `--target retraining` adds the trainer, in an
+# environment of its own.
 
-FROM python:3.12-slim AS build
+FROM python:3.12 AS build
 WORKDIR /opt/stancery/source
 COPY pyproject.toml README.md LICENSE CHANGELOG.md stancery.py ./
 COPY models models

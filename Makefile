@@ -4,6 +4,7 @@ BIN := .venv/bin
 TORCH ?= 2.13.0+cpu
 EXAMPLES ?= seeds/paragraphs.jsonl
 TAXONOMY ?= seeds/taxonomy.toml
+KERNEL := $(wildcard models/kernel/*)
 
 .PHONY: help serve train test check bench clean
 .DEFAULT_GOAL := help
@@ -11,13 +12,13 @@ TAXONOMY ?= seeds/taxonomy.toml
 help:  ## Say what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
-.venv/train: pyproject.toml
+.venv/train: pyproject.toml $(KERNEL)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[train]'
 	touch $@
 
 # torch by its CPU build's own name, so that no resolver brings in the builds for GPUs, many times the size.
-.venv/dev: pyproject.toml
+.venv/dev: pyproject.toml $(KERNEL)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==$(TORCH)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'

@@ -9,7 +9,7 @@ off as it can of an n-gram. With the pooling ``cls`` there is no such sum, and a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
@@ -19,7 +19,8 @@ import onnxruntime
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from models.features import Encoded, NgramFeatures, Shares, add_by_chunk
+from models.features import NgramFeatures, NgramRow, Shares, add_by_chunk
+from models.plain import Matrices, stretches
 
 _REMEMBERED = 16
 _INPUT = "ids"
@@ -88,6 +89,41 @@ class Encoder:
         return _Parts(spans, states[~special], states[special].sum(axis=0))
 
 
+class EncoderRow:
+    """One text that was read by its n-grams and embedded; its three blocks have norm 1."""
+
+    def __init__(self, ngrams: NgramRow, embedding: NDArray[np.float64], size: int, encoder: Encoder) -> None:
+        self._ngrams, self._embedding = ngrams, embedding
+        self._size, self._encoder = size, encoder
+
+    @property
+    def text(self) -> str:
+        return self._ngrams.text
+
+    def columns(self) -> NDArray[np.int64]:
+        return np.concatenate([self._ngrams.columns(), np.arange(self._size, self._size + len(self._embedding))])
+
+    def values(self) -> NDArray[np.float64]:
+        return np.concatenate([self._ngrams.values(), self._embedding])
+
+    def dot(self, matrices: Matrices) -> NDArray[np.float64]:
+        return np.asarray(self._ngrams.dot(matrices) + self._embedding @ self._dense(matrices))
+
+    def shares(self, matrices: Matrices, direction: tuple[float, ...]) -> Shares:
+        spans, found, _ = self._ngrams.shares(matrices, direction)
+        weights = self._dense(matrices) @ np.array(direction)
+        parts = self._encoder.parts(self.text)
+        rest = add_by_chunk([start for start, _ in spans], parts.spans, parts.tokens @ weights, found)
+        return Shares(spans, found, rest + float(parts.rest @ weights))
+
+    def stretches(self, matrices: Matrices, direction: tuple[float, ...], part: float) -> list[tuple[int, int, float]]:
+        spans, weights, _ = self.shares(matrices, direction)
+        return stretches(spans, weights, part)
+
+    def _dense(self, matrices: Matrices) -> NDArray[np.float64]:
+        return np.asarray(sum(matrix[self._size :].astype(np.float64) for matrix in matrices))
+
+
 class EncoderFeatures:
     """The columns of n-grams, then one for each dimension of the embedding."""
 
@@ -95,28 +131,16 @@ class EncoderFeatures:
         self.ngrams = ngrams
         self.encoder = encoder
         self._embed = embed
-        self._dense = np.arange(ngrams.size, self.size)
 
     @property
     def size(self) -> int:
         return self.ngrams.size + self.encoder.spec.dimension
 
-    def encode(self, text: str) -> Encoded:
-        """Return the row of `text`; its three blocks have norm 1."""
-        row = self.ngrams.encode(text)
-        return Encoded(
-            text,
-            np.concatenate([row.columns, self._dense]),
-            np.concatenate([row.values, self._embed(text)]),
-        )
+    def read(self, text: str) -> EncoderRow:
+        """Return the row of `text`."""
+        return EncoderRow(self.ngrams.read(text), self._embed(text), self.ngrams.size, self.encoder)
 
-    def share_out(self, row: Encoded, weights: NDArray[np.floating]) -> Shares:
-        """Share out what the row's columns add to a logit, by chunks of its text."""
-        border = int(np.searchsorted(row.columns, self.ngrams.size))
-        sparse = Encoded(row.text, row.columns[:border], row.values[:border])
-        spans, found, _ = self.ngrams.share_out(sparse, weights[:border])
-        parts = self.encoder.parts(row.text)
-        starts = [start for start, _ in spans]
-        each = parts.tokens @ weights[border:]
-        rest = float(parts.rest @ weights[border:])
-        return Shares(spans, found, rest + add_by_chunk(starts, parts.spans, each, found))
+    def dot(self, texts: Sequence[str], matrix: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return the products of the rows of `texts` and a matrix, shape (n_texts, width)."""
+        embeddings = np.array([self._embed(text) for text in texts]).reshape(len(texts), self.encoder.spec.dimension)
+        return np.asarray(self.ngrams.dot(texts, matrix) + embeddings @ matrix[self.ngrams.size :].astype(np.float64))

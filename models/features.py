@@ -4,14 +4,15 @@ A paragraph becomes two L2-normalised blocks of sublinear TF-IDF weights, one of
 n-grams inside white-space-delimited chunks. The grammar is that of scikit-learn's ``TfidfVectorizer`` (analyzers
 ``word`` and ``char_wb``), so an exported model is a plain scikit-learn pipeline and the two can be held against each
 other. Unlike there, every feature knows the chunk of the original text that it came from.
+
+It is compiled (``models/kernel``); where it could not be, ``models/plain.py`` gives the same features to the last bit.
 """
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -19,50 +20,21 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from models import plain
+from models.plain import CACHED_CHUNKS, CHAR_NGRAMS, WORD, Matrices, char_ngrams
+
+try:
+    from models import _kernel as kernel
+except ImportError:
+    kernel = plain  # type: ignore[misc]
+
 if TYPE_CHECKING:
     from models.encoder import Encoder
 
+__all__ = ["CHAR_NGRAMS", "WORD_NGRAMS", "Features", "NgramFeatures", "NgramRow", "Row", "Shares", "add_by_chunk"]
+
 WORD_NGRAMS = (1, 2)
-CHAR_NGRAMS = (2, 5)
-
-_CHUNK = re.compile(r"\S+")
-_WORD = re.compile(r"\b\w\w+\b")
-_CACHED_CHUNKS = 30_000
-_CACHED_LENGTH = 40
-
-
-class Encoded(NamedTuple):
-    """The features of one paragraph.
-
-    Attributes
-    ----------
-    text : str
-    columns : ndarray of int64, shape (n,)
-        Sorted and unique.
-    values : ndarray of float64, shape (n,)
-        Each block, of words and of characters, has norm 1 or is empty.
-    """
-
-    text: str
-    columns: NDArray[np.int64]
-    values: NDArray[np.float64]
-
-
-class Features(Protocol):
-    """What a linear model scores by: n-grams, maybe an encoder, and rows whose columns can be told by chunk of text."""
-
-    @property
-    def ngrams(self) -> NgramFeatures: ...
-
-    @property
-    def encoder(self) -> Encoder | None: ...
-
-    @property
-    def size(self) -> int: ...
-
-    def encode(self, text: str) -> Encoded: ...
-
-    def share_out(self, row: Encoded, weights: NDArray[np.floating]) -> Shares: ...
+IS_COMPILED = kernel is not plain
 
 
 class Shares(NamedTuple):
@@ -74,25 +46,48 @@ class Shares(NamedTuple):
     rest: float
 
 
-class _Occurrences(NamedTuple):
-    """Where the features of one paragraph stand.
+class Row(Protocol):
+    """The features of one paragraph.
 
-    Attributes
-    ----------
-    spans : list of (start, end)
-        The chunks of the paragraph, in characters of its text.
-    feature : ndarray of int32, shape (n_occurrences,)
-        Column of the feature.
-    chunk : ndarray of int32, shape (n_occurrences,)
-        Index into `spans`. A word bigram across two chunks occurs half in each.
-    share : ndarray of float64, shape (n_occurrences,)
-        Part of one occurrence, 1.0 or 0.5.
+    Matrices are float32 of shape (n_features, width); where there are several their sum is meant. A direction has
+    `width` numbers and says what of the product is asked for.
     """
 
-    spans: list[tuple[int, int]]
-    feature: NDArray[np.int32]
-    chunk: NDArray[np.int32]
-    share: NDArray[np.float64]
+    @property
+    def text(self) -> str: ...
+
+    def columns(self) -> NDArray[np.int64]:
+        """Return the columns that are not 0, shape (n,), unique, in the order in which they first occur."""
+
+    def values(self) -> NDArray[np.float64]:
+        """Return their values, shape (n,)."""
+
+    def dot(self, matrices: Matrices) -> NDArray[np.float64]:
+        """Return the product of the row and the matrices, shape (width,)."""
+
+    def shares(self, matrices: Matrices, direction: tuple[float, ...]) -> Shares:
+        """Take the product of `dot` and `direction` apart by chunk of the text."""
+
+    def stretches(self, matrices: Matrices, direction: tuple[float, ...], part: float) -> list[tuple[int, int, float]]:
+        """Return :func:`models.plain.stretches` of the shares."""
+
+
+class Features(Protocol):
+    """What a linear model scores by: n-grams, maybe beside an encoder."""
+
+    @property
+    def ngrams(self) -> NgramFeatures: ...
+
+    @property
+    def encoder(self) -> Encoder | None: ...
+
+    @property
+    def size(self) -> int: ...
+
+    def read(self, text: str) -> Row: ...
+
+    def dot(self, texts: Sequence[str], matrix: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return the products of the rows of `texts` and a matrix, shape (n_texts, width)."""
 
 
 def add_by_chunk(
@@ -122,31 +117,35 @@ def add_by_chunk(
     return rest
 
 
-def char_ngrams(chunk: str) -> list[str]:
-    """Return the n-grams of a lower-case chunk padded by one space on each side; a short chunk yields itself once."""
-    padded = f" {chunk} "
-    length = len(padded)
-    grams = []
-    for n in range(CHAR_NGRAMS[0], CHAR_NGRAMS[1] + 1):
-        grams += [padded[i : i + n] for i in range(max(length - n, 0) + 1)]
-        if n >= length:
-            break
-    return grams
+class NgramRow:
+    """One text that was read by its n-grams; each block of values, of words and of characters, has norm 1 or is empty.
 
-
-def _analyzer(column_of: dict[str, int]) -> Callable[[str], tuple[list[str], NDArray[np.int32]]]:
-    """Return what takes a chunk apart, into its words and the columns of its n-grams.
-
-    A method in its place, cached by the features that it belongs to, would be a cycle: a bundle that another took over
-    from would stay in memory until the garbage collector came by.
+    Parameters
+    ----------
+    found : models._kernel.Row or models.plain.Row
     """
-    lookup = column_of.get
 
-    def analyze(chunk: str) -> tuple[list[str], NDArray[np.int32]]:
-        columns = [column for gram in char_ngrams(chunk) if (column := lookup(gram)) is not None]
-        return _WORD.findall(chunk), np.array(columns, np.int32)
+    __slots__ = ("_found", "stretches")
 
-    return analyze
+    def __init__(self, found: kernel.Row) -> None:
+        self._found = found
+        self.stretches = found.stretches
+
+    @property
+    def text(self) -> str:
+        return self._found.text
+
+    def columns(self) -> NDArray[np.int64]:
+        return np.frombuffer(self._found.columns(), np.int32).astype(np.int64)
+
+    def values(self) -> NDArray[np.float64]:
+        return np.frombuffer(self._found.values(), np.float64)
+
+    def dot(self, matrices: Matrices) -> NDArray[np.float64]:
+        return np.frombuffer(self._found.dot(matrices), np.float64)
+
+    def shares(self, matrices: Matrices, direction: tuple[float, ...]) -> Shares:
+        return Shares(self._found.spans(), np.frombuffer(self._found.shares(matrices, direction), np.float64), 0.0)
 
 
 class NgramFeatures:
@@ -158,19 +157,24 @@ class NgramFeatures:
         The vocabulary: word n-grams (joined by one space), then character n-grams. Columns are numbered in this order.
     idf : ndarray of float32, shape (n_words + n_chars,)
         Inverse document frequency of each column.
+    compiled : bool
+        Whether to use the compiled feature function; by default where there is one.
     """
 
-    def __init__(self, words: Sequence[str], chars: Sequence[str], idf: NDArray[np.float32]) -> None:
+    def __init__(
+        self,
+        words: Sequence[str],
+        chars: Sequence[str],
+        idf: NDArray[np.float32],
+        *,
+        compiled: bool = IS_COMPILED,
+    ) -> None:
         if len(words) + len(chars) != len(idf):
             raise ValueError(f"{len(idf)} idf values for {len(words)} + {len(chars)} n-grams")
         self.words = words
         self.chars = chars
         self.idf = idf
-        self._idf64 = idf.astype(np.float64)
-        self._word_column = {gram: column for column, gram in enumerate(words)}
-        self._char_column = {gram: column for column, gram in enumerate(chars, len(words))}
-        self._analyze = _analyzer(self._char_column)
-        self._cached_chunk = lru_cache(maxsize=_CACHED_CHUNKS)(self._analyze)
+        self._ngrams = (kernel if compiled else plain).Ngrams(words, chars, np.ascontiguousarray(idf, np.float32))
 
     @property
     def ngrams(self) -> NgramFeatures:
@@ -190,12 +194,12 @@ class NgramFeatures:
         """Learn the vocabulary (n-grams in at least `min_df` texts) and the smooth idf, ``1 + ln((1+n)/(1+df))``."""
         word_df: Counter[str] = Counter()
         char_df: Counter[str] = Counter()
-        grams_of = lru_cache(maxsize=_CACHED_CHUNKS)(lambda chunk: frozenset(char_ngrams(chunk)))
+        grams_of = lru_cache(maxsize=CACHED_CHUNKS)(lambda chunk: frozenset(char_ngrams(chunk)))
         n = 0
         for text in texts:
             n += 1
             lowered = text.lower()
-            words = _WORD.findall(lowered)
+            words = WORD.findall(lowered)
             word_df.update({*words, *map(" ".join, pairwise(words))})
             char_df.update(frozenset().union(*map(grams_of, lowered.split())))
         kept_words = sorted(gram for gram, df in word_df.items() if df >= min_df)
@@ -203,63 +207,11 @@ class NgramFeatures:
         df = np.array([*map(word_df.get, kept_words), *map(char_df.get, kept_chars)], np.float64)
         return cls(kept_words, kept_chars, (1.0 + np.log((1.0 + n) / (1.0 + df))).astype(np.float32))
 
-    def encode(self, text: str) -> Encoded:
+    def read(self, text: str) -> NgramRow:
         """Return the row of `text`."""
-        found = [self._chunk(chunk) for chunk in text.lower().split()]
-        words = [word for tokens, _ in found for word in tokens]
-        lookup = self._word_column.get
-        ids = [column for gram in words if (column := lookup(gram)) is not None]
-        ids += [c for pair in pairwise(words) if (c := lookup(" ".join(pair))) is not None]
-        occurrences = np.concatenate([np.array(ids, np.int32), *(chars for _, chars in found)])
-        columns, counts = np.unique(occurrences, return_counts=True)
-        values = (1.0 + np.log(counts)) * self._idf64[columns]
-        border = int(np.searchsorted(columns, len(self.words)))
-        for block in (values[:border], values[border:]):
-            if block.size:
-                block /= np.sqrt(block @ block)
-        return Encoded(text, columns.astype(np.int64), values)
+        return NgramRow(self._ngrams.read(text))
 
-    def share_out(self, row: Encoded, weights: NDArray[np.floating]) -> Shares:
-        """Share what each column adds to a logit evenly among its occurrences, and sum it by chunk of the text.
-
-        Parameters
-        ----------
-        row : Encoded
-        weights : ndarray, shape (n,)
-            Those of the row's columns.
-        """
-        spans, feature, chunk, share = self._occurrences(row.text)
-        position = np.searchsorted(row.columns, feature)
-        counts = np.bincount(position, share, minlength=len(row.columns))
-        each = row.values * weights / counts
-        return Shares(spans, np.bincount(chunk, share * each[position], minlength=len(spans)).astype(np.float64), 0.0)
-
-    def _occurrences(self, text: str) -> _Occurrences:
-        """Return each occurrence of each feature of `text` with the chunk that it stands in."""
-        matches = list(_CHUNK.finditer(text))
-        feature: list[NDArray[np.int32]] = []
-        chunk: list[NDArray[np.int32]] = []
-        words: list[tuple[str, int]] = []
-        for index, match in enumerate(matches):
-            tokens, chars = self._chunk(match[0].lower())
-            words += [(token, index) for token in tokens]
-            feature.append(chars)
-            chunk.append(np.full(len(chars), index, np.int32))
-        lookup = self._word_column.get
-        whole = [(column, index, 1.0) for word, index in words if (column := lookup(word)) is not None]
-        for (first, i), (second, j) in pairwise(words):
-            column = lookup(f"{first} {second}")
-            if column is not None:
-                whole += [(column, i, 0.5), (column, j, 0.5)]
-        columns, indices, shares = zip(*whole, strict=True) if whole else ((), (), ())
-        n_chars = sum(map(len, feature))
-        return _Occurrences(
-            [match.span() for match in matches],
-            np.concatenate([*feature, np.array(columns, np.int32)]),
-            np.concatenate([*chunk, np.array(indices, np.int32)]),
-            np.concatenate([np.ones(n_chars), np.array(shares, np.float64)]),
-        )
-
-    def _chunk(self, chunk: str) -> tuple[list[str], NDArray[np.int32]]:
-        # The cache is bounded in entries and in the length of each, so hostile text cannot grow it.
-        return self._cached_chunk(chunk) if len(chunk) <= _CACHED_LENGTH else self._analyze(chunk)
+    def dot(self, texts: Sequence[str], matrix: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return the products of the rows of `texts` and a matrix, shape (n_texts, width); other threads run on."""
+        products = np.frombuffer(self._ngrams.dot(texts, matrix), np.float64)
+        return products.reshape(len(texts), matrix.shape[1])

@@ -6,15 +6,20 @@ a pair's stance logits are its probabilities, and what each word adds to a logit
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.features import Encoded, Features
+from models.features import Features, Row, Shares
+from models.plain import Matrices
 
 FloatArray = NDArray[np.float64]
 FAMILY = "linear"
+_ALL = (1.0,)
+# For each stance, its logit less the mean of the three.
+_CENTRED = ((2 / 3, -1 / 3, -1 / 3), (-1 / 3, 2 / 3, -1 / 3), (-1 / 3, -1 / 3, 2 / 3))
 
 
 class Contributions(NamedTuple):
@@ -52,37 +57,52 @@ class LinearModel:
         self.topic_bias = topic_bias
         self.stance_weights = stance_weights
         self.stance_bias = stance_bias
+        n_topics = topic_weights.shape[1]
+        self._topics: list[Matrices] = [(topic_weights[:, topic : topic + 1],) for topic in range(n_topics)]
+        self._stances: list[Matrices] = []
+        if stance_weights is not None:
+            self._stances = [(stance_weights[0], stance_weights[1 + topic]) for topic in range(n_topics)]
 
-    def topic_logits(self, row: Encoded) -> FloatArray:
+    def topic_logits(self, row: Row) -> FloatArray:
         """Return the logit of each topic, shape (n_topics,)."""
-        return np.asarray(row.values @ self.topic_weights[row.columns] + self.topic_bias)
+        return row.dot((self.topic_weights,)) + self.topic_bias
 
-    def stance_logits(self, row: Encoded, topic: int) -> FloatArray:
+    def all_topic_logits(self, texts: Sequence[str]) -> FloatArray:
+        """Return the logit of each topic for each text, shape (n_texts, n_topics)."""
+        return self.features.dot(texts, self.topic_weights) + self.topic_bias
+
+    def stance_logits(self, row: Row, topic: int) -> FloatArray:
         """Return the stance logits toward one topic in the order of ``STANCES``, shape (3,), their mean 0."""
-        rows, bias = self._stance_parts(row, topic)
-        return np.asarray(row.values @ rows + bias)
+        weights, bias = self._stance_parts(topic)
+        logits = row.dot(weights) + bias
+        return np.asarray(logits - logits.mean())
 
-    def explain_topic(self, row: Encoded, topic: int) -> Contributions:
+    def explain_topic(self, row: Row, topic: int) -> Contributions:
         """Take the logit of a topic apart by chunks of the text."""
-        return self._contributions(row, self.topic_weights[row.columns, topic], self.topic_bias[topic])
+        return _contributions(row.shares(self._topics[topic], _ALL), float(self.topic_bias[topic]))
 
-    def explain_stance(self, row: Encoded, topic: int, stance: int) -> Contributions:
+    def explain_stance(self, row: Row, topic: int, stance: int) -> Contributions:
         """Take one stance's logit toward a topic apart by chunks of the text."""
-        rows, bias = self._stance_parts(row, topic)
-        return self._contributions(row, rows[:, stance], bias[stance])
+        weights, bias = self._stance_parts(topic)
+        return _contributions(row.shares(weights, _CENTRED[stance]), float(bias[stance] - bias.mean()))
 
-    def _stance_parts(self, row: Encoded, topic: int) -> tuple[FloatArray, FloatArray]:
-        """Return the stance weights, shape (n, 3), and bias, shape (3,), that apply, centred over the stances."""
-        if self.stance_weights is None or self.stance_bias is None:
+    def topic_stretches(self, row: Row, topic: int, part: float) -> list[tuple[int, int, float]]:
+        """Return the stretches of text that raise the logit of a topic most, as :func:`models.plain.stretches` does."""
+        return row.stretches(self._topics[topic], _ALL, part)
+
+    def stance_stretches(self, row: Row, topic: int, stance: int, part: float) -> list[tuple[int, int, float]]:
+        """Return the stretches of text that raise one stance's logit most."""
+        return row.stretches(self._stance_parts(topic)[0], _CENTRED[stance], part)
+
+    def _stance_parts(self, topic: int) -> tuple[Matrices, FloatArray]:
+        """Return the stance weights, which are to be added, and the bias, shape (3,), that apply."""
+        if self.stance_bias is None:
             raise ValueError("this model was fitted without stances")
-        shared, own = self.stance_weights[0, row.columns], self.stance_weights[1 + topic, row.columns]
-        weights = shared.astype(np.float64) + own
-        bias = self.stance_bias[topic]
-        return weights - weights.mean(axis=1, keepdims=True), bias - bias.mean()
+        return self._stances[topic], self.stance_bias[topic]
 
-    def _contributions(self, row: Encoded, weights: NDArray[np.floating], bias: np.floating) -> Contributions:
-        spans, found, rest = self.features.share_out(row, weights)
-        return Contributions(float(bias) + rest, spans, found)
+
+def _contributions(shares: Shares, bias: float) -> Contributions:
+    return Contributions(bias + shares.rest, shares.spans, shares.weights)
 
 
 def softmax(logits: FloatArray) -> FloatArray:

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from models.errors import InvalidParagraph
 from models.examples import STANCES
-from models.features import Encoded
+from models.features import Row
 from models.linear import Contributions, FloatArray, LinearModel, sigmoid, softmax
 from models.paragraphs import Paragraph, text_fault
+from models.plain import stretches
 from models.results import Evidence, Result, StanceResult, TopicResult
 from models.taxonomy import Taxonomy
 
@@ -78,13 +79,15 @@ class Scorer:
 
     def topic_scores(self, texts: Iterable[str]) -> FloatArray:
         """Return the probability of each topic, shape (n_texts, n_topics), in [0, 1]."""
-        rows = [self._topic_scores(self.model.features.encode(text)) for text in texts]
+        if self.pairs is None:
+            return sigmoid(self.model.all_topic_logits(list(texts)))
+        rows = [self._topic_scores(self.model.features.read(text)) for text in texts]
         return np.array(rows).reshape(len(rows), len(self._position))
 
     def stance_scores(self, pairs: Iterable[tuple[str, str]]) -> FloatArray:
         """Return the stance probabilities of (text, topic id) pairs, shape (n_pairs, 3), rows summing to 1."""
-        encode = self.model.features.encode
-        rows = [softmax(self._stance_logits(encode(text), self._position[topic])) for text, topic in pairs]
+        read = self.model.features.read
+        rows = [softmax(self._stance_logits(read(text), self._position[topic])) for text, topic in pairs]
         return np.array(rows).reshape(len(rows), len(STANCES))
 
     def classify(self, text: str, *, id: str = "p1", topics: Collection[str] = (), explain: bool = False) -> Result:
@@ -109,7 +112,7 @@ class Scorer:
         if fault := text_fault(text):
             raise InvalidParagraph("text", fault)
         self.check_topics(topics)
-        row = self.model.features.encode(text)
+        row = self.model.features.read(text)
         scores = self._topic_scores(row)
         present = scores >= self._thresholds
         uncertain = ~present & (scores >= self._uncertain_from)
@@ -155,7 +158,7 @@ class Scorer:
             if name not in self._position:
                 raise InvalidParagraph(f"topics[{position}]", f"no such topic; allowed are {', '.join(self._position)}")
 
-    def _topic_scores(self, row: Encoded) -> FloatArray:
+    def _topic_scores(self, row: Row) -> FloatArray:
         logits = self.model.topic_logits(row)
         if self.pairs is not None:
             for topic in np.flatnonzero(self._in_reach(self.pairs, logits)).tolist():
@@ -165,22 +168,31 @@ class Scorer:
     def _in_reach(self, pairs: CrossEncoder, logits: FloatArray) -> NDArray[np.bool_]:
         return np.ones(len(logits), dtype=bool) if self.exact else pairs.in_reach(sigmoid(logits))
 
-    def _stance_logits(self, row: Encoded, topic: int) -> FloatArray:
+    def _stance_logits(self, row: Row, topic: int) -> FloatArray:
         logits = self.model.stance_logits(row, topic)
         return logits if self.pairs is None else self.pairs.stance_logits(row.text, topic, logits)
 
-    def _explain_topic(self, row: Encoded, topic: int) -> Contributions:
+    def _explain_topic(self, row: Row, topic: int) -> Contributions:
         parts = self.model.explain_topic(row, topic)
-        if self.pairs is None or not self._in_reach(self.pairs, self.model.topic_logits(row))[topic]:
-            return parts
-        return self.pairs.explain_topic(row.text, topic, parts)
+        return self.pairs.explain_topic(row.text, topic, parts) if self.pairs and self._is_read(row, topic) else parts
 
-    def _explain_stance(self, row: Encoded, topic: int, stance: int) -> Contributions:
+    def _explain_stance(self, row: Row, topic: int, stance: int) -> Contributions:
         parts = self.model.explain_stance(row, topic, stance)
         return parts if self.pairs is None else self.pairs.explain_stance(row.text, topic, stance, parts)
 
-    def _topic(self, row: Encoded, topic: int, score: float, decision: TopicDecision, explain: bool) -> TopicResult:
-        evidence, bias = _evidence(row.text, self._explain_topic(row, topic), explain)
+    def _is_read(self, row: Row, topic: int) -> bool:
+        """Tell whether a pair model has a part in the topic's score."""
+        return self.pairs is not None and bool(self._in_reach(self.pairs, self.model.topic_logits(row))[topic])
+
+    def _topic(self, row: Row, topic: int, score: float, decision: TopicDecision, explain: bool) -> TopicResult:
+        bias = None
+        if explain:
+            parts = self._explain_topic(row, topic)
+            evidence, bias = _chunks(row.text, parts), parts.bias
+        elif self._is_read(row, topic):
+            evidence = _shown(row.text, _stretches(self._explain_topic(row, topic)))
+        else:
+            evidence = _shown(row.text, self.model.topic_stretches(row, topic, _LINK_PART))
         return TopicResult(
             topic=self.taxonomy.topics[topic].id,
             score=score,
@@ -191,53 +203,50 @@ class Scorer:
             zero_shot=self.pairs is not None and bool(self.pairs.zero_shot[topic]),
         )
 
-    def _stance(self, row: Encoded, topic: int, explain: bool) -> StanceResult:
-        probabilities = softmax(self._stance_logits(row, topic))
-        best = int(probabilities.argmax())
-        favor, against, neutral = map(float, probabilities)
+    def _stance(self, row: Row, topic: int, explain: bool) -> StanceResult:
+        favor, against, neutral = probabilities = softmax(self._stance_logits(row, topic)).tolist()
+        highest = max(probabilities)
+        best = probabilities.index(highest)
         label = cast(StanceLabel, STANCES[best])
-        evidence, bias = _evidence(row.text, self._explain_stance(row, topic, best), explain)
+        bias = None
+        if explain:
+            parts = self._explain_stance(row, topic, best)
+            evidence, bias = _chunks(row.text, parts), parts.bias
+        elif self.pairs is not None:
+            evidence = _shown(row.text, _stretches(self._explain_stance(row, topic, best)))
+        else:
+            evidence = _shown(row.text, self.model.stance_stretches(row, topic, best, _LINK_PART))
         return StanceResult(
             label=label,
             favor=favor,
             against=against,
             neutral=neutral,
             score=favor - against,
-            decision=label if probabilities[best] >= self.rules.stance_certain_from else "uncertain",
+            decision=label if highest >= self.rules.stance_certain_from else "uncertain",
             evidence=evidence,
             bias=bias,
         )
 
 
-def _evidence(text: str, parts: Contributions, explain: bool) -> tuple[list[Evidence], float | None]:
-    """Turn contributions into evidence: every chunk and the bias, or the weightiest stretches in favour."""
-    weights = parts.weights
-    if explain:
-        spans = [
-            Evidence(start, end, text[start:end], float(weight))
-            for (start, end), weight in zip(parts.spans, weights, strict=True)
-            if weight
-        ]
-        return spans, parts.bias
-    stretches = _stretches(weights)
-    stretches.sort(key=lambda stretch: -weights[stretch].sum())
+def _chunks(text: str, parts: Contributions) -> list[Evidence]:
+    """Return every chunk that carries weight."""
+    weighed = zip(parts.spans, parts.weights.tolist(), strict=True)
+    return [Evidence(start, end, text[start:end], weight) for (start, end), weight in weighed if weight]
+
+
+def _stretches(parts: Contributions) -> list[tuple[int, int, float]]:
+    return stretches(parts.spans, parts.weights, _LINK_PART)
+
+
+def _shown(text: str, found: list[tuple[int, int, float]]) -> list[Evidence]:
+    """Return the weightiest stretches, heaviest first, without what surrounds their words."""
+    found.sort(key=lambda stretch: -stretch[2])
     shown: list[Evidence] = []
-    for stretch in stretches[:_SHOWN_SPANS]:
-        weight = float(weights[stretch].sum())
+    for start, end, weight in found[:_SHOWN_SPANS]:
         if shown and weight < _SHOWN_PART * shown[0].weight:
             break
-        start, end = parts.spans[stretch.start][0], parts.spans[stretch.stop - 1][1]
         if first := _LETTER.search(text, start, end):
             while not _LETTER.match(text[end - 1]):
                 end -= 1
             shown.append(Evidence(first.start(), end, text[first.start() : end], weight))
-    return shown, None
-
-
-def _stretches(weights: FloatArray) -> list[slice]:
-    """Find the runs of neighbouring chunks that each carry a notable part of the heaviest chunk's weight."""
-    if not weights.size or weights.max() <= 0:
-        return []
-    strong = np.concatenate([[False], weights >= max(_LINK_PART * weights.max(), 1e-12), [False]])
-    borders = np.flatnonzero(strong[1:] != strong[:-1])
-    return [slice(int(a), int(b)) for a, b in zip(borders[::2], borders[1::2], strict=True)]
+    return shown

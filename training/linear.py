@@ -39,12 +39,18 @@ class Pairs(NamedTuple):
 
 def feature_matrix(features: Features, texts: Sequence[str]) -> sparse.csr_matrix:
     """Stack the rows of `texts` into a CSR matrix of float64, shape (n_texts, n_features)."""
-    rows = [features.encode(text) for text in texts]
-    indptr = np.cumsum([0, *(len(row.columns) for row in rows)])
-    return sparse.csr_matrix(
-        (np.concatenate([row.values for row in rows]), np.concatenate([row.columns for row in rows]), indptr),
+    rows = [features.read(text) for text in texts]
+    columns = [row.columns() for row in rows]
+    matrix = sparse.csr_matrix(
+        (
+            np.concatenate([row.values() for row in rows]),
+            np.concatenate(columns),
+            np.cumsum([0, *map(len, columns)]),
+        ),
         shape=(len(rows), features.size),
     )
+    matrix.sort_indices()
+    return matrix
 
 
 def topic_labels(examples: Sequence[Example], topics: Sequence[str]) -> NDArray[np.bool_]:

@@ -54,7 +54,7 @@ def test_a_topic_without_labels_is_scored_by_its_wording_and_marked(bundle: Bund
     marked = {each.topic: each.zero_shot for each in result.topics}
     assert marked["rain"] and not marked["tea"]
     rain = next(each for each in result.topics if each.topic == "rain")
-    heads = bundle.scorer.model.topic_logits(bundle.scorer.model.features.encode(TEXT))
+    heads = bundle.scorer.model.topic_logits(bundle.scorer.model.features.read(TEXT))
     assert rain.stance is not None and rain.score > 10 / (1 + np.exp(-heads[2]))
 
 
@@ -66,7 +66,7 @@ def test_what_the_words_add_makes_up_the_score(bundle: Bundle) -> None:
             assert 1 / (1 + np.exp(-logit)) == pytest.approx(topic.score, abs=1e-9)
             stance = topic.stance.bias + sum(span.weight for span in topic.stance.evidence)
             index = bundle.taxonomy.ids.index(topic.topic)
-            row = bundle.scorer.model.features.encode(text)
+            row = bundle.scorer.model.features.read(text)
             heads = bundle.scorer.model.stance_logits(row, index)
             assert bundle.scorer.pairs is not None
             assert stance == pytest.approx(bundle.scorer.pairs.stance_logits(text, index, heads).max(), abs=1e-6)

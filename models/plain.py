@@ -1,0 +1,197 @@
+"""The feature function in Python and NumPy: what `models._kernel` does where it could not be compiled.
+
+Both have the same classes with the same methods, and the features are equal to the last bit: an occurrence comes after
+those of the chunks before it, in a chunk words come before characters, a column stands where it first occurs, and sums
+run in that order.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from functools import cached_property, lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+CHAR_NGRAMS = (2, 5)
+CACHED_CHUNKS = 30_000
+CHUNK = re.compile(r"\S+")
+WORD = re.compile(r"\b\w\w+\b")
+_CACHED_LENGTH = 40
+_KNOWN_COUNTS = 64
+
+FloatArray = NDArray[np.float64]
+Matrices = tuple[NDArray[np.float32], ...]
+
+
+class Ngrams:
+    """The feature function of a vocabulary: word n-grams, character n-grams, and the idf of each, float32."""
+
+    def __init__(self, words: Sequence[str], chars: Sequence[str], idf: NDArray[np.float32]) -> None:
+        self._idf = idf.astype(np.float64)
+        self._n_words = len(words)
+        self._word_column = {gram: column for column, gram in enumerate(words)}
+        self._tf = np.array([0.0, *(1.0 + math.log(count) for count in range(1, _KNOWN_COUNTS))])
+        self._analyze = _analyzer({gram: column for column, gram in enumerate(chars, len(words))})
+        self._cached_chunk = lru_cache(maxsize=CACHED_CHUNKS)(self._analyze)
+
+    def read(self, text: str) -> Row:
+        """Read one text."""
+        occurrences = self._occurrences(text.lower())
+        columns, first, entry, counts = np.unique(
+            occurrences.column, return_index=True, return_inverse=True, return_counts=True
+        )
+        order = np.argsort(first)
+        place = np.empty_like(order)
+        place[order] = np.arange(len(order))
+        columns, counts = columns[order], counts[order]
+        values = self._weighted(columns, counts)
+        entry = place[entry.reshape(-1)]
+        return Row(text, columns, values, values / counts, occurrences._replace(column=entry.astype(np.int32)))
+
+    def dot(self, texts: Sequence[str], matrix: NDArray[np.float32]) -> FloatArray:
+        """Return the products of the rows of `texts` and a matrix, shape (n_texts, width)."""
+        return np.array([self.read(text).dot((matrix,)) for text in texts]).reshape(len(texts), matrix.shape[1])
+
+    def _weighted(self, columns: NDArray[np.int32], counts: NDArray[np.int64]) -> FloatArray:
+        most = int(counts.max(initial=0))
+        more = [1.0 + math.log(count) for count in range(_KNOWN_COUNTS, most + 1)]
+        values = np.append(self._tf, more)[counts] * self._idf[columns]
+        is_word = columns < self._n_words
+        for block in (is_word, ~is_word):
+            # One after the other, as the compiled sum runs; NumPy's own sum goes pairwise.
+            squares = np.cumsum(np.square(values[block]))
+            if squares.size:
+                values[block] *= 1.0 / math.sqrt(squares[-1])
+        return values
+
+    def _occurrences(self, lowered: str) -> _Occurrences:
+        column: list[NDArray[np.int32]] = [np.empty(0, np.int32)]
+        chunk: list[int] = []
+        halves: list[tuple[int, int]] = []
+        before: tuple[str, int] | None = None
+        lookup = self._word_column.get
+        for index, part in enumerate(lowered.split()):
+            # The cache is bounded in entries and in the length of each, so hostile text cannot grow it.
+            words, chars = (self._cached_chunk if len(part) <= _CACHED_LENGTH else self._analyze)(part)
+            found: list[int] = []
+            for word in words:
+                if (known := lookup(word)) is not None:
+                    found.append(known)
+                if before is not None and (known := lookup(f"{before[0]} {word}")) is not None:
+                    halves.append((len(chunk) + len(found), before[1]))
+                    found.append(known)
+                before = word, index
+            column += [np.array(found, np.int32), chars]
+            chunk += [index] * (len(found) + len(chars))
+        return _Occurrences(np.concatenate(column), np.array(chunk, np.int64), halves, len(lowered.split()))
+
+
+class _Occurrences(NamedTuple):
+    """Where columns occur: of each occurrence its column (in a row, the entry) and its chunk; for those of bigrams, by
+    place, the chunk that the first of the two words stands in; and how many chunks there are."""
+
+    column: NDArray[np.int32]
+    chunk: NDArray[np.int64]
+    halves: list[tuple[int, int]]
+    n_chunks: int
+
+
+class Row:
+    """One text that was read: each column once, in the order in which they first occur."""
+
+    def __init__(
+        self,
+        text: str,
+        columns: NDArray[np.int32],
+        values: FloatArray,
+        each: FloatArray,
+        occurrences: _Occurrences,
+    ) -> None:
+        self.text = text
+        self._columns, self._values, self._each = columns, values, each
+        self._occurrences = occurrences
+
+    def columns(self) -> NDArray[np.int32]:
+        """Return the columns, shape (n,)."""
+        return self._columns
+
+    def values(self) -> FloatArray:
+        """Return their values, shape (n,); each block, of words and of characters, has norm 1 or is empty."""
+        return self._values
+
+    def dot(self, matrices: Matrices) -> FloatArray:
+        """Return the product of the row and the sum of the matrices, shape (width,)."""
+        products = [self._values @ matrix[self._columns].astype(np.float64) for matrix in matrices]
+        return np.asarray(np.sum(products, axis=0))
+
+    def shares(self, matrices: Matrices, direction: tuple[float, ...]) -> FloatArray:
+        """Take the product with the matrices and then with `direction` apart by chunk of the text, shape (n_chunks,).
+
+        What a column adds is shared evenly among its occurrences; a word bigram occurs half in the chunk of each word.
+        """
+        weights = np.sum(
+            [matrix[self._columns].astype(np.float64) @ np.array(direction) for matrix in matrices], axis=0
+        )
+        found = self._occurrences
+        each = (self._each * weights)[found.column]
+        shares = np.bincount(found.chunk, each, minlength=found.n_chunks).astype(np.float64)
+        for occurrence, first in found.halves:
+            shares[found.chunk[occurrence]] -= 0.5 * each[occurrence]
+            shares[first] += 0.5 * each[occurrence]
+        return shares
+
+    def stretches(self, matrices: Matrices, direction: tuple[float, ...], part: float) -> list[tuple[int, int, float]]:
+        """Return :func:`stretches` of the shares."""
+        return stretches(self._spans, self.shares(matrices, direction), part)
+
+    def spans(self) -> list[tuple[int, int]]:
+        """Return where the chunks stand in the text."""
+        return self._spans
+
+    @cached_property
+    def _spans(self) -> list[tuple[int, int]]:
+        return [match.span() for match in CHUNK.finditer(self.text)]
+
+
+def stretches(spans: Sequence[tuple[int, int]], weights: FloatArray, part: float) -> list[tuple[int, int, float]]:
+    """Return the runs of neighbouring chunks that each carry at least `part` of the heaviest chunk's weight.
+
+    Returns
+    -------
+    list of (start, end, weight)
+        In text order, the weight that of all chunks of the run; none where no chunk has a weight above 0.
+    """
+    if not weights.size or weights.max() <= 0:
+        return []
+    strong = np.concatenate([[False], weights >= part * weights.max(), [False]])
+    borders = np.flatnonzero(strong[1:] != strong[:-1]).tolist()
+    return [
+        (spans[a][0], spans[b - 1][1], float(weights[a:b].sum()))
+        for a, b in zip(borders[::2], borders[1::2], strict=True)
+    ]
+
+
+def char_ngrams(chunk: str) -> list[str]:
+    """Return the n-grams of a lower-case chunk padded by one space on each side; a short chunk yields itself once."""
+    padded = f" {chunk} "
+    length = len(padded)
+    return [padded[i : i + n] for n in range(CHAR_NGRAMS[0], CHAR_NGRAMS[1] + 1) for i in range(length - n + 1)]
+
+
+def _analyzer(column_of: dict[str, int]) -> Callable[[str], tuple[list[str], NDArray[np.int32]]]:
+    """Return what takes a chunk apart, into its words and the columns of its n-grams.
+
+    A method in its place, cached by the object that it belongs to, would be a cycle: a bundle that another took over
+    from would stay in memory until the garbage collector came by.
+    """
+    lookup = column_of.get
+
+    def analyze(chunk: str) -> tuple[list[str], NDArray[np.int32]]:
+        columns = [column for gram in char_ngrams(chunk) if (column := lookup(gram)) is not None]
+        return WORD.findall(chunk), np.array(columns, np.int32)
+
+    return analyze
