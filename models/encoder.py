@@ -118,7 +118,7 @@ class EncoderRow:
 
     def stretches(self, matrices: Matrices, direction: tuple[float, ...], part: float) -> list[tuple[int, int, float]]:
         spans, weights, _ = self.shares(matrices, direction)
-        return stretches(spans, weights, part)
+        return stretches(self.text, spans, weights, part)
 
     def _dense(self, matrices: Matrices) -> NDArray[np.float64]:
         return np.asarray(sum(matrix[self._size :].astype(np.float64) for matrix in matrices))

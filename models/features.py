@@ -202,8 +202,7 @@ class NgramFeatures:
             words = WORD.findall(lowered)
             word_df.update({*words, *map(" ".join, pairwise(words))})
             char_df.update(frozenset().union(*map(grams_of, lowered.split())))
-        kept_words = sorted(gram for gram, df in word_df.items() if df >= min_df)
-        kept_chars = sorted(gram for gram, df in char_df.items() if df >= min_df)
+        kept_words, kept_chars = _kept(word_df, min_df), _kept(char_df, min_df)
         df = np.array([*map(word_df.get, kept_words), *map(char_df.get, kept_chars)], np.float64)
         return cls(kept_words, kept_chars, (1.0 + np.log((1.0 + n) / (1.0 + df))).astype(np.float32))
 
@@ -215,3 +214,11 @@ class NgramFeatures:
         """Return the products of the rows of `texts` and a matrix, shape (n_texts, width); other threads run on."""
         products = np.frombuffer(self._ngrams.dot(texts, matrix), np.float64)
         return products.reshape(len(texts), matrix.shape[1])
+
+
+def _kept(df: Counter[str], min_df: int) -> list[str]:
+    """Return the n-grams that stand in enough texts, the commonest first.
+
+    What is asked for together then lies together in memory, weights and all, and most of it stays near the processor.
+    """
+    return sorted((gram for gram, count in df.items() if count >= min_df), key=lambda gram: (-df[gram], gram))

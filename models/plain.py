@@ -20,6 +20,7 @@ CHAR_NGRAMS = (2, 5)
 CACHED_CHUNKS = 30_000
 CHUNK = re.compile(r"\S+")
 WORD = re.compile(r"\b\w\w+\b")
+_LETTER = re.compile(r"[^\W_]")
 _CACHED_LENGTH = 40
 _KNOWN_COUNTS = 64
 
@@ -146,7 +147,7 @@ class Row:
 
     def stretches(self, matrices: Matrices, direction: tuple[float, ...], part: float) -> list[tuple[int, int, float]]:
         """Return :func:`stretches` of the shares."""
-        return stretches(self._spans, self.shares(matrices, direction), part)
+        return stretches(self.text, self._spans, self.shares(matrices, direction), part)
 
     def spans(self) -> list[tuple[int, int]]:
         """Return where the chunks stand in the text."""
@@ -157,22 +158,29 @@ class Row:
         return [match.span() for match in CHUNK.finditer(self.text)]
 
 
-def stretches(spans: Sequence[tuple[int, int]], weights: FloatArray, part: float) -> list[tuple[int, int, float]]:
+def stretches(
+    text: str, spans: Sequence[tuple[int, int]], weights: FloatArray, part: float
+) -> list[tuple[int, int, float]]:
     """Return the runs of neighbouring chunks that each carry at least `part` of the heaviest chunk's weight.
 
     Returns
     -------
     list of (start, end, weight)
-        In text order, the weight that of all chunks of the run; none where no chunk has a weight above 0.
+        In text order, from the first letter or digit of the run to the last, the weight that of all its chunks; none
+        without a letter or digit, and none where no chunk has a weight above 0.
     """
     if not weights.size or weights.max() <= 0:
         return []
     strong = np.concatenate([[False], weights >= part * weights.max(), [False]])
     borders = np.flatnonzero(strong[1:] != strong[:-1]).tolist()
-    return [
-        (spans[a][0], spans[b - 1][1], float(weights[a:b].sum()))
-        for a, b in zip(borders[::2], borders[1::2], strict=True)
-    ]
+    found = []
+    for a, b in zip(borders[::2], borders[1::2], strict=True):
+        start, end = spans[a][0], spans[b - 1][1]
+        if first := _LETTER.search(text, start, end):
+            while not _LETTER.match(text, end - 1):
+                end -= 1
+            found.append((first.start(), end, float(weights[a:b].sum())))
+    return found
 
 
 def char_ngrams(chunk: str) -> list[str]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable, Sequence
+from operator import itemgetter
 from typing import TYPE_CHECKING, Literal, cast
 
 import msgspec
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from models.errors import InvalidParagraph
 from models.examples import STANCES
-from models.features import Row
+from models.features import IS_COMPILED, Row
 from models.linear import Contributions, FloatArray, LinearModel, sigmoid, softmax
 from models.paragraphs import Paragraph, text_fault
 from models.plain import stretches
@@ -26,7 +26,7 @@ _SHOWN_SPANS = 5
 # A span is worth showing when it carries at least this part of what the heaviest one does.
 _SHOWN_PART = 0.25
 _LINK_PART = 0.1
-_LETTER = re.compile(r"[^\W_]")
+_weight_of = itemgetter(2)
 
 TopicDecision = Literal["present", "absent", "uncertain"]
 StanceLabel = Literal["favor", "against", "neutral"]
@@ -74,8 +74,14 @@ class Scorer:
         self.exact = False
         self._position = {name: index for index, name in enumerate(taxonomy.ids)}
         self._takes_stance = [bool(topic.proposition) and model.stance_weights is not None for topic in taxonomy.topics]
-        self._thresholds = np.array([rules.topics[name].threshold for name in taxonomy.ids])
-        self._uncertain_from = np.array([rules.topics[name].uncertain_from for name in taxonomy.ids])
+        chosen = [rules.topics[name] for name in taxonomy.ids]
+        self._thresholds = [rule.threshold for rule in chosen]
+        self._least = np.array([min(rule.threshold, rule.uncertain_from) for rule in chosen])
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether a paragraph takes microseconds: no encoder has a part in it, and the feature function is compiled."""
+        return self.pairs is None and self.model.features.encoder is None and IS_COMPILED
 
     def topic_scores(self, texts: Iterable[str]) -> FloatArray:
         """Return the probability of each topic, shape (n_texts, n_topics), in [0, 1]."""
@@ -114,21 +120,17 @@ class Scorer:
         self.check_topics(topics)
         row = self.model.features.read(text)
         scores = self._topic_scores(row)
-        present = scores >= self._thresholds
-        uncertain = ~present & (scores >= self._uncertain_from)
-        shown = present if present.any() else uncertain
-        wanted = {*np.flatnonzero(shown).tolist(), *(self._position[name] for name in topics)}
+        decisions: dict[int, TopicDecision] = {
+            index: "present" if scores[index] >= self._thresholds[index] else "uncertain"
+            for index in np.flatnonzero(scores >= self._least).tolist()
+        }
+        present = [index for index, decision in decisions.items() if decision == "present"]
+        wanted = {*(present or decisions), *(self._position[name] for name in topics)}
         return Result(
             id=id,
-            decision="on_topic" if present.any() else "uncertain" if uncertain.any() else "off_topic",
+            decision="on_topic" if present else "uncertain" if decisions else "off_topic",
             topics=[
-                self._topic(
-                    row,
-                    index,
-                    float(scores[index]),
-                    "present" if present[index] else "uncertain" if uncertain[index] else "absent",
-                    explain,
-                )
+                self._topic(row, index, float(scores[index]), decisions.get(index, "absent"), explain)
                 for index in sorted(wanted, key=lambda index: -scores[index])
             ],
             speakers=[],
@@ -190,7 +192,7 @@ class Scorer:
             parts = self._explain_topic(row, topic)
             evidence, bias = _chunks(row.text, parts), parts.bias
         elif self._is_read(row, topic):
-            evidence = _shown(row.text, _stretches(self._explain_topic(row, topic)))
+            evidence = _shown(row.text, _stretches(row.text, self._explain_topic(row, topic)))
         else:
             evidence = _shown(row.text, self.model.topic_stretches(row, topic, _LINK_PART))
         return TopicResult(
@@ -213,7 +215,7 @@ class Scorer:
             parts = self._explain_stance(row, topic, best)
             evidence, bias = _chunks(row.text, parts), parts.bias
         elif self.pairs is not None:
-            evidence = _shown(row.text, _stretches(self._explain_stance(row, topic, best)))
+            evidence = _shown(row.text, _stretches(row.text, self._explain_stance(row, topic, best)))
         else:
             evidence = _shown(row.text, self.model.stance_stretches(row, topic, best, _LINK_PART))
         return StanceResult(
@@ -234,19 +236,16 @@ def _chunks(text: str, parts: Contributions) -> list[Evidence]:
     return [Evidence(start, end, text[start:end], weight) for (start, end), weight in weighed if weight]
 
 
-def _stretches(parts: Contributions) -> list[tuple[int, int, float]]:
-    return stretches(parts.spans, parts.weights, _LINK_PART)
+def _stretches(text: str, parts: Contributions) -> list[tuple[int, int, float]]:
+    return stretches(text, parts.spans, parts.weights, _LINK_PART)
 
 
 def _shown(text: str, found: list[tuple[int, int, float]]) -> list[Evidence]:
-    """Return the weightiest stretches, heaviest first, without what surrounds their words."""
-    found.sort(key=lambda stretch: -stretch[2])
+    """Return the weightiest stretches, heaviest first."""
+    found.sort(key=_weight_of, reverse=True)
     shown: list[Evidence] = []
     for start, end, weight in found[:_SHOWN_SPANS]:
         if shown and weight < _SHOWN_PART * shown[0].weight:
             break
-        if first := _LETTER.search(text, start, end):
-            while not _LETTER.match(text[end - 1]):
-                end -= 1
-            shown.append(Evidence(first.start(), end, text[first.start() : end], weight))
+        shown.append(Evidence(start, end, text[start:end], weight))
     return shown

@@ -6,6 +6,7 @@ import hmac
 import math
 import time
 from collections.abc import Iterable
+from functools import lru_cache
 from http import HTTPStatus
 from ipaddress import ip_address
 from typing import NamedTuple
@@ -121,6 +122,16 @@ class Needs:
         self.scope = scope
 
     async def __call__(self, request: Request) -> None:
+        self.check(request)
+
+    def check(self, request: Request) -> None:
+        """Let the request through, and note whose it is.
+
+        Raises
+        ------
+        Problem
+            401 or 403 where it may not ask this, 429 where it has asked too often, 503 while keys cannot be read.
+        """
         if self.scope is None:
             return
         _by_own_name(request)
@@ -161,14 +172,18 @@ def _by_own_name(request: Request) -> None:
     """
     settings = request.app.state.service.settings
     is_keyed = "authorization" in request.headers
-    if settings.allow_anonymous is None and is_loopback(settings.host) and not is_keyed:
-        name = _host_in(f"//{request.headers.get('host', '')}").hostname
-        if not is_loopback(name or ""):
-            raise Problem(
-                HTTPStatus.FORBIDDEN,
-                "host: without keys this answers to localhost and loopback addresses alone; behind a proxy that passes "
-                "another name on, start it with --require-keys or --allow-anonymous",
-            )
+    is_asked = settings.allow_anonymous is None and is_loopback(settings.host) and not is_keyed
+    if is_asked and not _names_loopback(request.headers.get("host", "")):
+        raise Problem(
+            HTTPStatus.FORBIDDEN,
+            "host: without keys this answers to localhost and loopback addresses alone; behind a proxy that passes "
+            "another name on, start it with --require-keys or --allow-anonymous",
+        )
+
+
+@lru_cache(maxsize=256)
+def _names_loopback(header: str) -> bool:
+    return is_loopback(_host_in(f"//{header}").hostname or "")
 
 
 def _same_origin(request: Request) -> None:

@@ -26,14 +26,17 @@ from models.errors import StanceryError
 from service import openapi, problems
 from service.access import Keys, is_loopback
 from service.context import Service
+from service.direct import direct_routes
 from service.follow import Follower, Health
 from service.observe import JsonFormatter, Metrics, RequestLog, log
-from service.routes import ROUTERS
+from service.routes import ROUTERS, classify
+from service.server import Protocol
 from service.serving import Serving, first_bundle
 from service.settings import Settings
 from service.store import keys
 from service.store.database import Database, StoreUnavailable
 from service.trainer import Runner
+from service.turns import Turns
 
 # How the supervisor hands its settings to the workers that it starts.
 _HANDOVER = "STANCERY_WORKER_SETTINGS"
@@ -66,7 +69,17 @@ def create_app(settings: Settings) -> FastAPI:
     health = Health()
     stopping = threading.Event()
     service = Service(
-        settings, database, serving, known, health, metrics, threads, loaders=CapacityLimiter(1), stopping=stopping
+        settings,
+        database,
+        serving,
+        known,
+        health,
+        metrics,
+        threads,
+        at_once=Turns(1, settings.max_waiting),
+        in_threads=Turns(cpu_count() or 1, settings.max_waiting),
+        loaders=CapacityLimiter(1),
+        stopping=stopping,
     )
     follower = Follower(settings, database, serving, known, threads, health)
     runner = Runner(settings, database, serving, threads)
@@ -91,6 +104,7 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=beside,
     )
     app.state.service = service
+    app.router.routes.extend(direct_routes(classify.router))
     for router in ROUTERS:
         app.include_router(router)
     problems.install(app)
@@ -182,6 +196,7 @@ def serve(settings: Settings) -> None:
         workers=settings.workers,
         host=settings.host,
         port=settings.port,
+        http=Protocol,
         log_config=None,
         access_log=False,
         server_header=False,

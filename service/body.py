@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from http import HTTPStatus
 
 from fastapi import Request
@@ -21,14 +22,25 @@ def too_long(limit: int) -> Problem:
     )
 
 
-async def read_body(request: Request, limit: int) -> bytes:
+async def read_body(request: Request, limit: int, seconds: float) -> bytes:
     """Return the body.
 
     Raises
     ------
     Problem
-        413 if it is longer than `limit` bytes, whatever its Content-Length says; 400 if it breaks off.
+        413 if it is longer than `limit` bytes, whatever its Content-Length says; 400 if it breaks off; 408 if it takes
+        longer than `seconds`.
     """
+    try:
+        async with asyncio.timeout(seconds):
+            return await _read(request, limit)
+    except TimeoutError:
+        raise Problem(
+            HTTPStatus.REQUEST_TIMEOUT, f"body: not here after {seconds:g} seconds", headers={"Connection": "close"}
+        ) from None
+
+
+async def _read(request: Request, limit: int) -> bytes:
     if request.headers.get("content-encoding", "identity") != "identity":
         raise Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "content-encoding: only identity is allowed")
     declared = request.headers.get("content-length", "")

@@ -51,7 +51,7 @@ def classify(bundle: Bundle, request: ClassifyRequest, settings: Settings) -> Cl
         if request.text is not None
         else _paragraphs(bundle, request.paragraphs or [], request, settings)
     )
-    return ClassifyResponse(bundle.manifest.version, bundle.taxonomy.hash, results)
+    return ClassifyResponse(bundle.manifest.version, bundle.manifest.taxonomy_hash, results)
 
 
 def _length(request: ClassifyRequest) -> int:

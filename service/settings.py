@@ -31,6 +31,8 @@ class Settings:
     max_paragraphs: int = 1024
     max_paragraph_chars: int = 20_000
     max_explained_chars: int = 50_000
+    max_waiting: int = 1024
+    body_seconds: float = 30.0
     stream_spool_bytes: int = 256_000_000
     stream_stall_seconds: float = 60.0
     stop_seconds: int = 20

@@ -193,7 +193,11 @@ static PyObject *row_shares(RowObject *self, PyObject *args) {
     return found;
 }
 
-static int append_stretch(PyObject *found, Py_ssize_t start, Py_ssize_t end, double weight) {
+/* From its first letter or digit to its last; nothing where it has none. */
+static int append_stretch(PyObject *found, Letters text, Py_ssize_t start, Py_ssize_t end, double weight) {
+    while (start < end && !Py_UNICODE_ISALNUM(PyUnicode_READ(text.kind, text.data, start))) start++;
+    if (start == end) return 0;
+    while (!Py_UNICODE_ISALNUM(PyUnicode_READ(text.kind, text.data, end - 1))) end--;
     PyObject *stretch = Py_BuildValue("(nnd)", start, end, weight);
     int failed = !stretch || PyList_Append(found, stretch);
     Py_XDECREF(stretch);
@@ -219,10 +223,10 @@ static PyObject *row_stretches(RowObject *self, PyObject *args) {
             weight += shares[chunk];
             last = end;
         } else if (first >= 0) {
-            failed = append_stretch(found, first, last, weight);
+            failed = append_stretch(found, text, first, last, weight);
             first = -1;
         }
-    if (!failed && first >= 0) failed = append_stretch(found, first, last, weight);
+    if (!failed && first >= 0) failed = append_stretch(found, text, first, last, weight);
     PyMem_Free(shares);
     if (failed) Py_CLEAR(found);
     return found;

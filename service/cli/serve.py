@@ -58,6 +58,10 @@ from service.cli.options import option, store_options
     help="Most text in a request that asks for every contribution.",
 )
 @option(
+    "--max-waiting", default=1024, type=click.IntRange(1), help="Most requests that wait to be scored; more get a 503."
+)
+@option("--body-seconds", default=30.0, type=click.FloatRange(0.1), help="How long the body of a request may take.")
+@option(
     "--stream-spool-bytes",
     default=256_000_000,
     type=click.IntRange(1),

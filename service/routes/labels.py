@@ -46,7 +46,7 @@ async def post_annotations(request: Request) -> Response:
     dry_run, annotator = flag(request, "dry_run"), request.query_params.get("annotator", actor)
     if not annotator.strip() or len(annotator) > importing.MAX_NAME_CHARS or "\0" in annotator:
         raise invalid("annotator", f"must be 1 to {importing.MAX_NAME_CHARS} characters")
-    body = await read_body(request, service.settings.max_labels_bytes)
+    body = await read_body(request, service.settings.max_labels_bytes, service.settings.body_seconds)
     named = hashlib.sha256(f"annotations\n{annotator}\n{dry_run}\n".encode() + body).digest()
     taxonomy = service.serving.active.taxonomy
     try:

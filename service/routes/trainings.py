@@ -34,7 +34,7 @@ async def post_training(request: Request) -> Response:
     """Queue a training on all annotations. One runs at a time; the result must pass the gate before it takes over."""
     service, key, actor = service_of(request), key_of(request), actor_of(request)
     check_query(request, ())
-    body = await read_body(request, service.settings.max_body_bytes)
+    body = await read_body(request, service.settings.max_body_bytes, service.settings.body_seconds)
     try:
         asked = _decoder.decode(body) if body.strip() else TrainingRequest()
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

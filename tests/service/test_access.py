@@ -125,7 +125,7 @@ def test_labels_carry_the_name_of_the_key(guarded: Server, desks: dict[str, str]
     (conflict,) = ask(guarded, "/v1/annotations/disagreements", SECRET).json["disagreements"]
     assert set(conflict["annotations"]) == {"label-desk", "admin-key"}
     log = (home.parent / "log").read_text()
-    assert '"key": "label-desk"' in log and SECRET not in log and desks["label"] not in log
+    assert '"key":"label-desk"' in log and SECRET not in log and desks["label"] not in log
 
 
 def test_a_key_is_known_soon_after_it_is_made_and_forgotten_soon_after_it_is_revoked(
