@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ import click
 from service.cli.keys import keys
 from service.cli.labels import labels
 from service.cli.models import models
-from service.cli.options import Commands, home_option, option, replacing
+from service.cli.options import Commands, home_option, option
 from service.cli.serve import serve
 
 if TYPE_CHECKING:
@@ -122,11 +123,17 @@ def main() -> None:
 @click.argument("file")
 @home_option
 @option("--bundle", type=click.Path(path_type=Path), help="The bundle to score with.  [default: the newest at home]")
-@option("--output", "-o", default="-", show_default=True, help="Where to; .jsonl or .csv.")
+@option("--output", "-o", default="-", show_default=True, help="Where to; .jsonl, .csv or .parquet.")
 @option(
     "--format", type=click.Choice(["jsonl", "csv", "parquet", "text"]), help="Format of FILE, if not by its extension."
 )
-@option("--output-format", type=click.Choice(["jsonl", "csv"]), help="Format of the output, if not by its extension.")
+@option(
+    "--output-format",
+    type=click.Choice(["jsonl", "csv", "parquet"]),
+    help="Format of the output, if not by its extension.",
+)
+@option("--jobs", default=os.cpu_count() or 1, type=click.IntRange(1), help="Processes that score.")
+@option("--resume", is_flag=True, help="Go on with what an interrupted run into the same output left.")
 @option("--topics", default="", help="Topics to answer for whether or not present, parted by commas.")
 @option("--explain", is_flag=True, help="Give every chunk that carries weight, and the bias.")
 @option("--exact", is_flag=True, help="Have a pair model read every topic, not those in reach of the heads alone.")
@@ -137,6 +144,8 @@ def classify(
     output: str,
     format: str | None,
     output_format: str | None,
+    jobs: int,
+    resume: bool,
     topics: str,
     explain: bool,
     exact: bool,
@@ -148,19 +157,37 @@ def classify(
     """
     from tqdm import tqdm
 
-    from models import tables
-    from models.bundle import load_bundle
+    from models import bulk, tables
+    from models.bundle import read_manifest
 
-    read_as = format or tables.format_of(file)
-    write_as = output_format or (tables.format_of(output, tables.OUTPUT_FORMATS) if output != "-" else "jsonl")
-    scorer = load_bundle(bundle_of(home, bundle)).scorer
-    scorer.exact = exact
-    names = [name for name in topics.split(",") if name]
-    scorer.check_topics(names)
-    with replacing(output) as stream:
-        writer = tables.Writer(stream, write_as)
-        for row in tqdm(tables.read_rows(file, read_as), unit=" paragraphs", disable=None):
-            writer.write(scorer.classify(row.text, id=row.id, topics=names, explain=explain))
+    to_stream = output == "-"
+    if to_stream and resume:
+        raise click.UsageError("--resume: what went to standard output cannot be gone on with; name an --output")
+    if file == "-" and resume:
+        raise click.UsageError("--resume: standard input cannot be read again; name a FILE")
+    path = bundle_of(home, bundle)
+    status = None if file == "-" or not Path(file).exists() else Path(file).stat()
+    job = bulk.Job(
+        str(path.absolute()),
+        read_manifest(path).version,
+        file,
+        status.st_size if status else 0,
+        status.st_mtime_ns if status else 0,
+        format or tables.format_of(file),
+        output_format or ("jsonl" if to_stream else tables.format_of(output, tables.OUTPUT_FORMATS)),
+        [name for name in topics.split(",") if name],
+        explain,
+        exact,
+    )
+    with tqdm(unit=" paragraphs", disable=None) as bar:
+        if to_stream:
+            bulk.to_stream(job, sys.stdout.buffer, jobs=jobs, step=bar.update)
+            return
+        try:
+            bulk.to_file(job, Path(output), jobs=jobs, resume=resume, step=bar.update)
+        except KeyboardInterrupt:
+            click.echo(f"interrupted; what is done lies in {output}.parts: go on with --resume", err=True)
+            raise
 
 
 @main.command()

@@ -5,10 +5,13 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import os
+import shutil
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import IO, Any, NamedTuple
 
 import msgspec
@@ -18,7 +21,7 @@ from models.paragraphs import split_paragraphs, text_fault
 from models.results import Result
 
 FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".parquet": "parquet", ".txt": "text"}
-OUTPUT_FORMATS = ("jsonl", "csv")
+OUTPUT_FORMATS = ("jsonl", "csv", "parquet")
 CSV_COLUMNS = (
     "id", "decision", "topic", "topic_score", "topic_decision", "stance", "stance_decision", "favor", "against",
     "neutral", "stance_score", "evidence",
@@ -152,26 +155,55 @@ def _read_parquet(path: str) -> Iterator[Row]:
                 yield _row(path, number, row.get("id"), row[_TEXT_COLUMN])
 
 
-class Writer:
-    """Write results to a binary stream: one JSON object a line, or CSV with one row a paragraph and topic."""
+def head(format: str) -> bytes:
+    """Return what the output begins with, before any result."""
+    return _csv([CSV_COLUMNS]) if format == "csv" else b""
 
-    def __init__(self, stream: IO[bytes], format: str) -> None:
-        self._stream = stream
-        self._format = format
-        self._encode = msgspec.json.Encoder().encode
-        if format == "csv":
-            self._write_csv([CSV_COLUMNS])
 
-    def write(self, result: Result) -> None:
-        if self._format == "csv":
-            self._write_csv(_csv_rows(result))
+def check_writable(format: str) -> None:
+    """Raise InvalidData where a format needs what is not installed."""
+    if format == "parquet":
+        _parquet_module()
+
+
+def encode(results: Iterable[Result], format: str) -> bytes:
+    """Encode results: one JSON object a line, CSV with one row a paragraph and topic, or a Parquet file of them."""
+    if format == "parquet":
+        return bytes(_parquet_module().encode(results))
+    if format == "csv":
+        return _csv(row for result in results for row in _csv_rows(result))
+    return _lines(results)
+
+
+def join(parts: Iterable[Path], output: Path, format: str) -> None:
+    """Join what :func:`encode` made, in order, into one file on disk."""
+    with output.open("wb") as stream:
+        if format == "parquet":
+            _parquet_module().join(parts, stream)
         else:
-            self._stream.write(self._encode(result) + b"\n")
+            stream.write(head(format))
+            for part in parts:
+                with part.open("rb") as source:
+                    shutil.copyfileobj(source, stream)
+        stream.flush()
+        os.fsync(stream.fileno())
 
-    def _write_csv(self, rows: Iterable[Iterable[Any]]) -> None:
-        buffer = io.StringIO()
-        csv.writer(buffer, lineterminator="\n").writerows(rows)
-        self._stream.write(buffer.getvalue().encode())
+
+_lines = msgspec.json.Encoder().encode_lines
+
+
+def _csv(rows: Iterable[Iterable[Any]]) -> bytes:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows(rows)
+    return buffer.getvalue().encode()
+
+
+def _parquet_module() -> ModuleType:
+    try:
+        from models import parquet
+    except ImportError as error:
+        raise InvalidData(["Parquet needs pyarrow: pip install 'stancery[parquet]'"]) from error
+    return parquet
 
 
 def _csv_rows(result: Result) -> list[list[Any]]:

@@ -1,0 +1,136 @@
+"""Files labelled on all cores, interrupted and gone on with, through the real command."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pyarrow import parquet
+
+from models.bulk import STRETCH
+from tests.conftest import ROOT
+
+ROWS = 6 * STRETCH + 5
+
+
+@pytest.fixture(scope="module")
+def folder(small: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that holds a bundle at home and a file that takes a few seconds."""
+    made = tmp_path_factory.mktemp("bulk")
+    (made / "bundle").symlink_to(small())
+    words = ("kettle", "cup", "leaf", "brew", "town", "splendid", "fair", "paw", "rain")
+    with (made / "rows.jsonl").open("w") as file:
+        for number in range(ROWS):
+            text = " ".join(words[(number * 7 + i * i) % len(words)] for i in range(5 + number % 30))
+            file.write(json.dumps({"id": f"n{number}", "text": f"{text} {number}"}) + "\n")
+    return made
+
+
+def started(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "stancery", "classify", *arguments, "--bundle", str(folder / "bundle")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def run(folder: Path, *arguments: str, code: int = 0) -> str:
+    process = started(folder, *arguments)
+    _, told = process.communicate(timeout=120)
+    assert process.returncode == code, told
+    return told
+
+
+@pytest.fixture(scope="module")
+def expected(folder: Path) -> bytes:
+    run(folder, "rows.jsonl", "-o", "one.jsonl", "--jobs", "1")
+    found = (folder / "one.jsonl").read_bytes()
+    assert [json.loads(line)["id"] for line in found.splitlines()] == [f"n{number}" for number in range(ROWS)]
+    return found
+
+
+def test_processes_give_what_one_gives(folder: Path, expected: bytes) -> None:
+    run(folder, "rows.jsonl", "-o", "two.jsonl", "--jobs", "2")
+    assert (folder / "two.jsonl").read_bytes() == expected
+    assert not (folder / "two.jsonl.parts").exists()
+
+
+def interrupted(folder: Path, output: str, number: signal.Signals) -> str:
+    """Stop a run once a stretch is done; return what it told."""
+    process = started(folder, "rows.jsonl", "-o", output, "--jobs", "2")
+    parts = folder / f"{output}.parts"
+    while not (parts / "00000000").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode != 0 and not (folder / output).exists()
+    return told
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_run_is_gone_on_with(folder: Path, expected: bytes, number: signal.Signals) -> None:
+    output = f"{number.name}.jsonl"
+    told = interrupted(folder, output, number)
+    if number == signal.SIGINT:
+        assert "--resume" in told and "Traceback" not in told
+    first = folder / f"{output}.parts" / "00000000"
+    made = first.stat().st_mtime_ns
+    assert "differs in topics" in run(folder, "rows.jsonl", "-o", output, "--resume", "--topics", "tea", code=1)
+    assert first.stat().st_mtime_ns == made
+    run(folder, "rows.jsonl", "-o", output, "--resume")
+    assert (folder / output).read_bytes() == expected
+
+
+def test_without_a_run_before_there_is_nothing_to_go_on_with(folder: Path) -> None:
+    assert "nothing to go on with" in run(folder, "rows.jsonl", "-o", "none.jsonl", "--resume", code=1)
+    assert "standard output" in run(folder, "rows.jsonl", "--resume", code=2)
+
+
+def test_parquet_holds_what_json_lines_hold(folder: Path, expected: bytes) -> None:
+    run(folder, "rows.jsonl", "-o", "out.parquet", "--jobs", "2")
+    with parquet.ParquetFile(folder / "out.parquet") as file:
+        assert file.num_row_groups == 7
+        found = file.read().to_pylist()
+
+    def without_blanks(value: object) -> object:
+        if isinstance(value, dict):
+            return {key: without_blanks(each) for key, each in value.items() if each not in (None, [], False)}
+        return [without_blanks(each) for each in value] if isinstance(value, list) else value
+
+    assert [without_blanks(row) for row in found] == [without_blanks(json.loads(row)) for row in expected.splitlines()]
+    assert run(folder, "rows.jsonl", "--output-format", "parquet", code=2).startswith("Parquet cannot be written")
+
+
+def test_csv_has_one_head(folder: Path) -> None:
+    run(folder, "rows.jsonl", "-o", "out.csv", "--jobs", "2")
+    lines = (folder / "out.csv").read_text().splitlines()
+    assert lines[0].startswith("id,decision,") and sum(line.startswith("id,decision,") for line in lines) == 1
+
+
+def test_a_row_at_fault_is_named_and_nothing_is_left(folder: Path) -> None:
+    lines = (folder / "rows.jsonl").read_text().splitlines()
+    lines[3 * STRETCH + 7] = '{"text": ""}'
+    (folder / "bad.jsonl").write_text("\n".join(lines))
+    told = run(folder, "bad.jsonl", "-o", "bad.out.jsonl", "--jobs", "2", code=2)
+    assert told.strip().splitlines()[-1] == f"bad.jsonl:{3 * STRETCH + 8}: text: is blank; text is needed"
+    assert not (folder / "bad.out.jsonl").exists() and not (folder / "bad.out.jsonl.parts").exists()
+
+
+def test_a_worker_that_dies_is_told_of(folder: Path, expected: bytes) -> None:
+    process = started(folder, "rows.jsonl", "-o", "dead.jsonl", "--jobs", "2")
+    parts = folder / "dead.jsonl.parts"
+    while not (parts / "00000000").exists():
+        time.sleep(0.01)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    workers = [int(pid) for pid in children if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text()]
+    os.kill(workers[0], signal.SIGKILL)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 1 and "has died" in told and "Traceback" not in told
+    run(folder, "rows.jsonl", "-o", "dead.jsonl", "--resume", "--jobs", "2")
+    assert (folder / "dead.jsonl").read_bytes() == expected
