@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -87,6 +88,9 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def beside(_: FastAPI) -> AsyncIterator[None]:
         _note_signals(stopping)
+        # What was loaded stays: to look through it for garbage again and again would make requests wait.
+        gc.collect()
+        gc.freeze()
         tasks = [asyncio.create_task(part.run()) for part in (follower, runner)]
         yield
         for task in tasks:

@@ -1,0 +1,77 @@
+"""What it costs as topics, words, labels and workers grow."""
+
+from __future__ import annotations
+
+import random
+import resource
+import time
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.speed.table import on_core, paragraphs, per_second, plot, show
+from models.bundle import Bundle
+from models.features import NgramFeatures
+from models.linear import LinearModel
+from training import linear
+
+TOPICS = (11, 100, 1000)
+WORDS = (50, 500, 5000)
+LABELS = (1_500, 15_000, 150_000)
+
+
+def run(bundle: Bundle, most_labels: int, rounds: int, plots: Path) -> None:
+    """Measure, print and draw."""
+    with on_core(0):
+        _topics(bundle, rounds, plots)
+        _words(bundle, rounds, plots)
+    _labels([count for count in LABELS if count <= most_labels])
+
+
+def _topics(bundle: Bundle, rounds: int, plots: Path) -> None:
+    texts, features = paragraphs(512, 80), bundle.scorer.model.features
+    rates: dict[str, list[float]] = {}
+    for count in TOPICS:
+        weights = np.random.default_rng(0).normal(size=(features.size, count)).astype(np.float32)
+        model = LinearModel(features, weights, np.zeros(count))
+        rates[f"{count:,} topics"] = [per_second(model.all_topic_logits, texts, 64) for _ in range(rounds)]
+    _show("As topics grow, paragraphs of 80 words", "paragraphs/s", rates, plots / "topics.png")
+
+
+def _words(bundle: Bundle, rounds: int, plots: Path) -> None:
+    rates = {}
+    for count in WORDS:
+        texts = paragraphs(max(16, 25_600 // count), count)
+        rates[f"{count:,} words"] = [
+            count * per_second(lambda batch: bundle.scorer.classify(batch[0]), texts, 1) for _ in range(rounds)
+        ]
+    _show("As paragraphs grow, with stance and evidence", "words/s", rates, plots / "words.png")
+
+
+def _show(title: str, unit: str, rates: dict[str, list[float]], path: Path) -> None:
+    found = {name: {unit: values} for name, values in rates.items()}
+    show(title, unit, [unit], found)
+    plot(path, unit, [unit], found)
+
+
+def _labels(counts: list[int]) -> None:
+    """Fit generated paragraphs of about 50 words, whose words come as often as those of the seeds do."""
+    print(
+        f"\nAs labels grow: seconds{'':<12}{'n-grams':>10}{'features':>10}{'fit':>10}{'columns':>12}{'megabytes':>12}"
+    )
+    words = [word for text in paragraphs(400, 500) for word in text.split()]
+    drawn = random.Random(0)
+    for count in counts:
+        texts = [" ".join(drawn.choices(words, k=50)) for _ in range(count)]
+        labels = np.array([[f" {topic}" in text for topic in ("the", "russia", "visa")] for text in texts])
+        start = time.perf_counter()
+        features = NgramFeatures.fit(texts, min_df=2)
+        counted = time.perf_counter()
+        matrix = linear.feature_matrix(features, texts)
+        read = time.perf_counter()
+        none = linear.Pairs(*np.empty((3, 0), dtype=np.int64))
+        linear.fit_heads(matrix, labels, none, topic_c=1.0, stance_c=1.0, jobs=1, step=lambda: None)
+        spent = [counted - start, read - counted, time.perf_counter() - read]
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+        cells = "".join(f"{seconds:>10.1f}" for seconds in spent)
+        print(f"{count:>22,} paragraphs{cells}{features.size:>12,}{peak:>12,.0f}")

@@ -1,0 +1,6 @@
+/* The extension in one piece: its parts call one another for every n-gram, and only so does a compiler see through the
+ * calls. */
+#include "table.c"
+#include "reader.c"
+#include "vocabulary.c"
+#include "module.c"
