@@ -14,7 +14,7 @@ import urllib.error
 import urllib.request
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -149,14 +149,26 @@ def started(server: Server, bundle: Bundle, work: Path) -> Iterator[tuple[subpro
                 time.sleep(0.01)
         yield process, time.perf_counter() - start
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
+        for pid in _family(process.pid):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         process.wait()
 
 
+def _family(pid: int) -> list[int]:
+    """Return a process and all that it started, whatever session they are in."""
+    listed = subprocess.run(["ps", "-e", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
+    parent_of = {int(line.split()[0]): int(line.split()[1]) for line in listed.splitlines()}
+    found = [pid]
+    for member in found:
+        found += [each for each, parent in parent_of.items() if parent == member]
+    return found
+
+
 def _resident(pid: int) -> float:
-    """Return the megabytes of a process and its children."""
-    listed = subprocess.run(["ps", "-o", "rss=", "-s", str(pid)], capture_output=True, text=True, check=True).stdout
-    return sum(int(each) for each in listed.split()) * 1024 / 1e6
+    """Return the megabytes of a process and all that it started."""
+    command = ["ps", "-o", "rss=", "-p", ",".join(map(str, _family(pid)))]
+    return sum(map(int, subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())) / 1e3
 
 
 def _loaded(server: Server, work: Path, connections: int, size: int, seconds: float) -> tuple[float, float]:
