@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
+from typing import Any
 
 import msgspec
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -22,15 +25,22 @@ class JsonFormatter(logging.Formatter):
     """One JSON object a record; what a record carries in ``fields`` stands beside its message."""
 
     def format(self, record: logging.LogRecord) -> str:
-        line = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname.lower(),
-            "message": record.getMessage(),
-            **getattr(record, "fields", {}),
-        }
+        fields = getattr(record, "fields", {})
         if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        return msgspec.json.encode(line, enc_hook=str).decode()
+            fields = {**fields, "exception": self.formatException(record.exc_info)}
+        when = datetime.fromtimestamp(record.created, UTC)
+        return _line(record.levelname.lower(), record.getMessage(), when, fields)
+
+
+def _line(level: str, message: str, when: datetime, fields: Mapping[str, Any]) -> str:
+    line = {"time": when.isoformat(timespec="milliseconds"), "level": level, "message": message, **fields}
+    return msgspec.json.encode(line, enc_hook=str).decode()
+
+
+def _write(fields: dict[str, Any]) -> None:
+    """Write the line of a request. The way through the logging module costs several times as much."""
+    sys.stdout.write(_line("info", "request", datetime.now(UTC), fields) + "\n")
+    sys.stdout.flush()
 
 
 class Metrics:
@@ -122,7 +132,5 @@ class RequestLog:
                 **({} if ended else {"broken_off": True}),
                 **scope["stancery"],
             }
-            # Without a look at the stack for who logs: it costs as much as the rest of the line.
-            record = logging.LogRecord(log.name, logging.INFO, "", 0, "request", None, None)
-            record.fields = fields
-            log.handle(record)
+            if log.isEnabledFor(logging.INFO):
+                _write(fields)

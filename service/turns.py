@@ -46,7 +46,9 @@ class Turns:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._pass_on()
+        # Not now: everybody else who is ready would find the turn free, one after the other, and the event loop would
+        # neither take a new connection nor tell its health until all had had theirs.
+        asyncio.get_running_loop().call_soon(self._pass_on)
 
     def _pass_on(self) -> None:
         while self._waiting:
