@@ -27,7 +27,7 @@ from models.errors import StanceryError
 from service import openapi, problems
 from service.access import Keys, is_loopback
 from service.context import Service
-from service.direct import direct_routes
+from service.direct import Direct
 from service.follow import Follower, Health
 from service.observe import JsonFormatter, Metrics, RequestLog, log
 from service.routes import ROUTERS, classify
@@ -108,10 +108,11 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=beside,
     )
     app.state.service = service
-    app.router.routes.extend(direct_routes(classify.router))
     for router in ROUTERS:
         app.include_router(router)
     problems.install(app)
+    # The one added last is met first.
+    app.add_middleware(Direct, router=classify.router)
     app.add_middleware(RequestLog, metrics=metrics)
     # Replacing the method is how FastAPI lets the document be made elsewhere.
     app.openapi = openapi.describe(app, serving)  # type: ignore[method-assign]

@@ -1,42 +1,54 @@
-"""Routes that are asked often: Starlette's own, in front of FastAPI's, which stay for the OpenAPI document."""
+"""Routes that are asked often: reached before FastAPI's machinery, whose own route stays behind for the document."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
-from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.access import Needs
+from service.problems import answer_to
 
 
-def direct_routes(router: APIRouter) -> Iterator[Route]:
-    """Yield a Starlette route for each route of a router, which finds the same endpoint with nothing in between.
+class Direct:
+    """ASGI middleware: the POST routes of a router, with nothing in between.
 
-    An endpoint takes the request and gives the response; what the router depends on may only be :class:`Needs`.
+    An endpoint takes the request and gives the response; what a route depends on may only be :class:`Needs`.
     """
-    for route in router.routes:
-        assert isinstance(route, APIRoute)
-        yield Route(route.path, _endpoint(route), methods=sorted(route.methods or ()))
+
+    def __init__(self, app: ASGIApp, router: APIRouter) -> None:
+        self._app = app
+        self._routes = {route.path: _Route(route) for route in router.routes if isinstance(route, APIRoute)}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_post = scope["type"] == "http" and scope["method"] == "POST"
+        route = self._routes.get(scope["path"]) if is_post else None
+        if route is None:
+            await self._app(scope, receive, send)
+            return
+        scope["route"] = route.route
+        try:
+            response = await route.answer(Request(scope, receive, send))
+        except Exception as error:
+            if (found := answer_to(error)) is None:
+                raise
+            response = found
+        await response(scope, receive, send)
 
 
-def _endpoint(route: APIRoute) -> ASGIApp:
-    needs = [depends.dependency for depends in route.dependencies if isinstance(depends.dependency, Needs)]
-    if len(needs) != len(route.dependencies):
-        raise TypeError(f"{route.path}: a direct route depends on nothing but its scope")
-    endpoint = route.endpoint
+class _Route:
+    """A route's endpoint, behind what the route needs."""
 
-    class Endpoint:
-        """Starlette leaves alone what is no function."""
+    def __init__(self, route: APIRoute) -> None:
+        self.route = route
+        self._endpoint: Callable[[Request], Awaitable[Response]] = route.endpoint
+        self._needs = [each.dependency for each in route.dependencies if isinstance(each.dependency, Needs)]
+        if len(self._needs) != len(route.dependencies):
+            raise TypeError(f"{route.path}: a direct route depends on nothing but its scope")
 
-        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-            scope["route"] = route
-            request = Request(scope, receive, send)
-            for need in needs:
-                need.check(request)
-            response = await endpoint(request)
-            await response(scope, receive, send)
-
-    return Endpoint()
+    async def answer(self, request: Request) -> Response:
+        for needs in self._needs:
+            needs.check(request)
+        return await self._endpoint(request)

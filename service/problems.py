@@ -82,39 +82,41 @@ def undecodable(error: Exception, allowed: tuple[str, ...]) -> Problem:
     return invalid(path or "body", message)
 
 
+def answer_to(error: Exception) -> Response | None:
+    """Return what an error is answered with, None where it is none of these."""
+    match error:
+        case Problem():
+            return error.response()
+        case InvalidParagraph():
+            return invalid(error.field, error.message).response()
+        case StoreUnavailable():
+            status = HTTPStatus.INSUFFICIENT_STORAGE if isinstance(error, StoreFull) else HTTPStatus.SERVICE_UNAVAILABLE
+            detail = f"nothing was stored: {error}; send it again"
+            if isinstance(error, StoreSilent):
+                detail = (
+                    f"{error}, and may have stored it: send it again, under the same Idempotency-Key if there was one"
+                )
+            return Problem(status, detail, headers={"Retry-After": _RETRY_AFTER}).response()
+        case KeyReused():
+            return Problem(HTTPStatus.CONFLICT, str(error)).response()
+        case HTTPException():
+            status = HTTPStatus(error.status_code)
+            detail = status.description or status.phrase
+            return Problem(status, detail, headers=dict(error.headers or {})).response()
+    return None
+
+
 def install(app: FastAPI) -> None:
     """Make every error of `app` a problem."""
 
-    async def problem(_: Request, error: Exception) -> Response:
-        assert isinstance(error, Problem)
-        return error.response()
-
-    async def paragraph(_: Request, error: Exception) -> Response:
-        assert isinstance(error, InvalidParagraph)
-        return invalid(error.field, error.message).response()
-
-    async def unavailable(_: Request, error: Exception) -> Response:
-        full = isinstance(error, StoreFull)
-        status = HTTPStatus.INSUFFICIENT_STORAGE if full else HTTPStatus.SERVICE_UNAVAILABLE
-        detail = f"nothing was stored: {error}; send it again"
-        if isinstance(error, StoreSilent):
-            detail = f"{error}, and may have stored it: send it again, under the same Idempotency-Key if there was one"
-        return Problem(status, detail, headers={"Retry-After": _RETRY_AFTER}).response()
-
-    async def reused(_: Request, error: Exception) -> Response:
-        return Problem(HTTPStatus.CONFLICT, str(error)).response()
-
-    async def http(_: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)
-        status = HTTPStatus(error.status_code)
-        return Problem(status, status.description or status.phrase, headers=dict(error.headers or {})).response()
+    async def known(_: Request, error: Exception) -> Response:
+        found = answer_to(error)
+        assert found is not None
+        return found
 
     async def unexpected(_: Request, __: Exception) -> Response:
         return Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "an error of ours; the log has it").response()
 
-    app.add_exception_handler(Problem, problem)
-    app.add_exception_handler(InvalidParagraph, paragraph)
-    app.add_exception_handler(StoreUnavailable, unavailable)
-    app.add_exception_handler(KeyReused, reused)
-    app.add_exception_handler(HTTPException, http)
+    for kind in (Problem, InvalidParagraph, StoreUnavailable, KeyReused, HTTPException):
+        app.add_exception_handler(kind, known)
     app.add_exception_handler(Exception, unexpected)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import resource
 import time
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -59,19 +60,26 @@ def _labels(counts: list[int]) -> None:
     print(
         f"\nAs labels grow: seconds{'':<12}{'n-grams':>10}{'features':>10}{'fit':>10}{'columns':>12}{'megabytes':>12}"
     )
+    for count in counts:
+        # A process of its own: its peak of memory is that of this size alone.
+        process = get_context("spawn").Process(target=_fit, args=(count,))
+        process.start()
+        process.join()
+
+
+def _fit(count: int) -> None:
     words = [word for text in paragraphs(400, 500) for word in text.split()]
     drawn = random.Random(0)
-    for count in counts:
-        texts = [" ".join(drawn.choices(words, k=50)) for _ in range(count)]
-        labels = np.array([[f" {topic}" in text for topic in ("the", "russia", "visa")] for text in texts])
-        start = time.perf_counter()
-        features = NgramFeatures.fit(texts, min_df=2)
-        counted = time.perf_counter()
-        matrix = linear.feature_matrix(features, texts)
-        read = time.perf_counter()
-        none = linear.Pairs(*np.empty((3, 0), dtype=np.int64))
-        linear.fit_heads(matrix, labels, none, topic_c=1.0, stance_c=1.0, jobs=1, step=lambda: None)
-        spent = [counted - start, read - counted, time.perf_counter() - read]
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
-        cells = "".join(f"{seconds:>10.1f}" for seconds in spent)
-        print(f"{count:>22,} paragraphs{cells}{features.size:>12,}{peak:>12,.0f}")
+    texts = [" ".join(drawn.choices(words, k=50)) for _ in range(count)]
+    labels = np.array([[f" {topic}" in text for topic in ("the", "russia", "visa")] for text in texts])
+    start = time.perf_counter()
+    features = NgramFeatures.fit(texts, min_df=2)
+    counted = time.perf_counter()
+    matrix = linear.feature_matrix(features, texts)
+    read = time.perf_counter()
+    none = linear.Pairs(*np.empty((3, 0), dtype=np.int64))
+    linear.fit_heads(matrix, labels, none, topic_c=1.0, stance_c=1.0, jobs=1, step=lambda: None)
+    spent = [counted - start, read - counted, time.perf_counter() - read]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+    cells = "".join(f"{seconds:>10.1f}" for seconds in spent)
+    print(f"{count:>22,} paragraphs{cells}{features.size:>12,}{peak:>12,.0f}")
