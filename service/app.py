@@ -202,6 +202,8 @@ def serve(settings: Settings) -> None:
         host=settings.host,
         port=settings.port,
         http=Protocol,
+        # Others have no process groups, and a training is ended by its own.
+        loop="asyncio",
         log_config=None,
         access_log=False,
         server_header=False,

@@ -1,4 +1,4 @@
-"""The HTTP server: uvicorn on uvloop and httptools, with a deadline for a request's head."""
+"""The HTTP server: uvicorn with httptools, and a deadline for a request's head."""
 
 from __future__ import annotations
 
