@@ -9,9 +9,10 @@ from types import TracebackType
 
 from service.problems import Problem
 
-# A refusal is held back so long. Refused at once, clients that ask again at once would have the processor write
-# refusals instead of answers.
+# A refusal is held back so long, and as many are written a second as this lets. Refused at once, clients that ask again
+# at once would have the processor write refusals instead of answers.
 _HELD = 0.25
+_APART = 0.001
 
 
 class Turns:
@@ -23,6 +24,7 @@ class Turns:
     def __init__(self, slots: int, waiting: int) -> None:
         self._free = slots
         self._most = waiting
+        self._held = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     async def __aenter__(self) -> None:
@@ -30,7 +32,11 @@ class Turns:
             self._free -= 1
             return
         if len(self._waiting) >= self._most:
-            await asyncio.sleep(_HELD)
+            self._held += 1
+            try:
+                await asyncio.sleep(max(_HELD, self._held * _APART))
+            finally:
+                self._held -= 1
             detail = f"{self._most:,} requests wait already; send it again"
             raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers={"Retry-After": "1"})
         turn = asyncio.get_running_loop().create_future()
