@@ -9,11 +9,13 @@ import os
 import shutil
 import signal
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing, contextmanager, nullcontext
 from itertools import chain, islice
 from multiprocessing import get_context, parent_process
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from threading import Thread
 from typing import IO, Any, TypeVar
@@ -28,10 +30,17 @@ from models.scorer import Scorer
 from models.tables import Row
 
 T = TypeVar("T")
+# Paragraphs; in Parquet a row group.
 STRETCH = 2048
+# Where a paragraph takes milliseconds: every core gets something to do soon, and little is lost by an interrupt.
+SLOW_STRETCH = 64
 # Stretches read ahead of each worker, so that none waits for the reading; more would only take memory.
 _AHEAD = 2
 _JOB = "job.json"
+
+
+class WorkerDied(StanceryError):
+    """A process that scored was killed, or could not start; what is done is kept."""
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -79,15 +88,17 @@ def to_stream(job: Job, stream: IO[bytes], *, jobs: int, step: Callable[[int], N
     if job.output_format == "parquet":
         raise InvalidData(["Parquet cannot be written to standard output; name an --output"])
     scorer = job.scorer()
+    job = msgspec.structs.replace(job, stretch=STRETCH if scorer.is_quick else SLOW_STRETCH)
     stream.write(tables.head(job.output_format))
     if job.file == "-":
         for result in job.label(scorer, tables.read_rows(job.file, job.format)):
             stream.write(tables.encode([result], job.output_format))
             step(1)
         return
-    for count, data in _done(job, scorer, jobs, _encoded, ((rows,) for rows in _stretches(job))):
-        stream.write(data)
-        step(count)
+    with closing(_done(job, scorer, jobs, _encoded, ((rows,) for rows in _stretches(job)))) as blocks:
+        for count, data in blocks:
+            stream.write(data)
+            step(count)
 
 
 def to_file(job: Job, output: Path, *, jobs: int, resume: bool, step: Callable[[int], None]) -> None:
@@ -110,10 +121,11 @@ def to_file(job: Job, output: Path, *, jobs: int, resume: bool, step: Callable[[
     InvalidData
         At the first row that cannot be scored; nothing is kept then.
     StanceryError
-        If there is nothing to go on with, or another job left it, or a worker died.
+        If there is nothing to go on with, or another job left it, or the folder is not a run's, or a worker died.
     """
-    folder = Path(f"{output}.parts")
+    folder = parts_of(output)
     scorer = job.scorer()
+    job = msgspec.structs.replace(job, stretch=STRETCH if scorer.is_quick else SLOW_STRETCH)
     tables.check_writable(job.output_format)
     _open_folder(folder, job, resume)
     try:
@@ -127,6 +139,11 @@ def to_file(job: Job, output: Path, *, jobs: int, resume: bool, step: Callable[[
     shutil.rmtree(folder)
 
 
+def parts_of(output: Path) -> Path:
+    """Return the folder that holds what is done of an output."""
+    return Path(f"{output}.parts")
+
+
 def _open_folder(folder: Path, job: Job, resume: bool) -> None:
     kept = folder / _JOB
     if resume:
@@ -138,9 +155,15 @@ def _open_folder(folder: Path, job: Job, resume: bool) -> None:
         if fields:
             raise StanceryError(f"{folder}: left by a run that differs in {', '.join(fields)}; run without --resume")
         return
-    if folder.exists():
+    if kept.is_file():
         shutil.rmtree(folder)
-    folder.mkdir()
+    try:
+        folder.mkdir()
+    except FileExistsError as error:
+        raise StanceryError(
+            f"{folder}: is needed for what is done so far, and no run left it there; move it away, or name another "
+            "--output"
+        ) from error
     kept.write_bytes(msgspec.json.encode(job))
 
 
@@ -167,8 +190,9 @@ def _fill(job: Job, scorer: Scorer, folder: Path, jobs: int, step: Callable[[int
             else:
                 yield rows, path
 
-    for done in _done(job, scorer, jobs, _written, missing()):
-        step(done)
+    with closing(_done(job, scorer, jobs, _written, missing())) as counts:
+        for done in counts:
+            step(done)
     return count
 
 
@@ -188,27 +212,52 @@ def _written(job: Job, scorer: Scorer, rows: list[Row], path: Path) -> int:
     return count
 
 
-def _done(job: Job, scorer: Scorer, jobs: int, work: Callable[..., T], tasks: Iterator[tuple[Any, ...]]) -> Iterator[T]:
+def _done(
+    job: Job, scorer: Scorer, jobs: int, work: Callable[..., T], tasks: Iterator[tuple[Any, ...]]
+) -> Generator[T, None, None]:
     """Yield ``work(job, scorer, *task)`` for each task in order, from `jobs` processes where there is enough to do."""
     first = list(islice(tasks, 2))
     if len(first) < 2 or jobs == 1:
         for task in chain(first, tasks):
             yield work(job, scorer, *task)
         return
-    # Started afresh: a fork would have the parent's locks and none of the threads that hold them.
-    pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_begin, initargs=(job,))
     pending: deque[Future[T]] = deque()
-    try:
+    with _pool(job, jobs) as pool:
         for task in chain(first, tasks):
-            pending.append(pool.submit(_in_worker, work, task))
+            with nullcontext() if pending else _held_interrupt():
+                pending.append(pool.submit(_in_worker, work, task))
             if len(pending) > _AHEAD * jobs:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
+
+
+@contextmanager
+def _pool(job: Job, jobs: int) -> Iterator[ProcessPoolExecutor]:
+    """Yield a pool whose processes end at once when what uses them is cut short, whatever they are at."""
+    # Started afresh: a fork would have the parent's locks and none of the threads that hold them.
+    context = get_context("spawn")
+    ending, end = context.Pipe(duplex=False)
+    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin, initargs=(job, ending))
+    try:
+        yield pool
+        pool.shutdown()
     except BrokenProcessPool as error:
-        raise StanceryError("a process that scored has died; --resume goes on with what is done") from error
+        raise WorkerDied("a process that scored has died") from error
     finally:
+        end.close()
         pool.shutdown(cancel_futures=True)
+        ending.close()
+
+
+@contextmanager
+def _held_interrupt() -> Iterator[None]:
+    """Hold Ctrl-C back, here until the end and for good in processes started meanwhile: their parent ends them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _Worker:
@@ -218,18 +267,16 @@ class _Worker:
     scorer: Scorer
 
 
-def _begin(job: Job) -> None:
-    # Who interrupts the command interrupts its workers too; the parent ends them when it is ready.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    Thread(target=_end_with_parent, daemon=True).start()
+def _begin(job: Job, ending: Connection) -> None:
+    Thread(target=_end_with_parent, args=(ending,), daemon=True).start()
     _Worker.job, _Worker.scorer = job, job.scorer()
 
 
-def _end_with_parent() -> None:
-    """End this process when the parent is killed: it would wait for work for ever."""
+def _end_with_parent(ending: Connection) -> None:
+    """End this process when the parent says so or is killed: it would wait for work for ever."""
     parent = parent_process()
     assert parent is not None
-    parent.join()
+    wait([parent.sentinel, ending])
     os._exit(1)
 
 

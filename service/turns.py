@@ -12,7 +12,7 @@ from service.problems import Problem
 # A refusal is held back so long, and as many are written a second as this lets. Refused at once, clients that ask again
 # at once would have the processor write refusals instead of answers.
 _HELD = 0.25
-_APART = 0.001
+_APART = 0.003
 
 
 class Turns:
