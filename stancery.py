@@ -179,15 +179,17 @@ def classify(
         explain,
         exact,
     )
-    with tqdm(unit=" paragraphs", disable=None) as bar:
-        if to_stream:
-            bulk.to_stream(job, sys.stdout.buffer, jobs=jobs, step=bar.update)
-            return
-        try:
-            bulk.to_file(job, Path(output), jobs=jobs, resume=resume, step=bar.update)
-        except KeyboardInterrupt:
-            click.echo(f"interrupted; what is done lies in {output}.parts: go on with --resume", err=True)
-            raise
+    try:
+        with tqdm(unit=" paragraphs", disable=None) as bar:
+            if to_stream:
+                bulk.to_stream(job, sys.stdout.buffer, jobs=jobs, step=bar.update)
+            else:
+                bulk.to_file(job, Path(output), jobs=jobs, resume=resume, step=bar.update)
+    except (KeyboardInterrupt, OSError, bulk.WorkerDied):
+        kept = bulk.parts_of(Path(output))
+        if not to_stream and kept.is_dir():
+            click.echo(f"cut short; what is done lies in {kept}: go on with --resume", err=True)
+        raise
 
 
 @main.command()

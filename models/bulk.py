@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager
 from itertools import chain, islice
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
@@ -88,7 +88,7 @@ def to_stream(job: Job, stream: IO[bytes], *, jobs: int, step: Callable[[int], N
     if job.output_format == "parquet":
         raise InvalidData(["Parquet cannot be written to standard output; name an --output"])
     scorer = job.scorer()
-    job = msgspec.structs.replace(job, stretch=STRETCH if scorer.is_quick else SLOW_STRETCH)
+    job = _in_stretches(job, scorer)
     stream.write(tables.head(job.output_format))
     if job.file == "-":
         for result in job.label(scorer, tables.read_rows(job.file, job.format)):
@@ -119,13 +119,13 @@ def to_file(job: Job, output: Path, *, jobs: int, resume: bool, step: Callable[[
     Raises
     ------
     InvalidData
-        At the first row that cannot be scored; nothing is kept then.
+        At the first row that cannot be scored; nothing is kept then, and nothing of standard input ever.
     StanceryError
         If there is nothing to go on with, or another job left it, or the folder is not a run's, or a worker died.
     """
     folder = parts_of(output)
     scorer = job.scorer()
-    job = msgspec.structs.replace(job, stretch=STRETCH if scorer.is_quick else SLOW_STRETCH)
+    job = _in_stretches(job, scorer)
     tables.check_writable(job.output_format)
     _open_folder(folder, job, resume)
     try:
@@ -133,8 +133,9 @@ def to_file(job: Job, output: Path, *, jobs: int, resume: bool, step: Callable[[
         whole = folder / "whole"
         tables.join([_path(folder, number) for number in range(count)], whole, job.output_format)
         whole.replace(output)
-    except InvalidData:
-        shutil.rmtree(folder)
+    except BaseException as error:
+        if isinstance(error, InvalidData) or job.file == "-":
+            shutil.rmtree(folder)
         raise
     shutil.rmtree(folder)
 
@@ -142,6 +143,10 @@ def to_file(job: Job, output: Path, *, jobs: int, resume: bool, step: Callable[[
 def parts_of(output: Path) -> Path:
     """Return the folder that holds what is done of an output."""
     return Path(f"{output}.parts")
+
+
+def _in_stretches(job: Job, scorer: Scorer) -> Job:
+    return msgspec.structs.replace(job, stretch=STRETCH if scorer.is_quick else SLOW_STRETCH)
 
 
 def _open_folder(folder: Path, job: Job, resume: bool) -> None:
@@ -155,15 +160,11 @@ def _open_folder(folder: Path, job: Job, resume: bool) -> None:
         if fields:
             raise StanceryError(f"{folder}: left by a run that differs in {', '.join(fields)}; run without --resume")
         return
-    if kept.is_file():
+    if folder.exists():
+        if not kept.is_file() and any(folder.iterdir()):
+            raise StanceryError(f"{folder}: is in the way and was left by no run; move it, or name another --output")
         shutil.rmtree(folder)
-    try:
-        folder.mkdir()
-    except FileExistsError as error:
-        raise StanceryError(
-            f"{folder}: is needed for what is done so far, and no run left it there; move it away, or name another "
-            "--output"
-        ) from error
+    folder.mkdir()
     kept.write_bytes(msgspec.json.encode(job))
 
 
@@ -224,7 +225,7 @@ def _done(
     pending: deque[Future[T]] = deque()
     with _pool(job, jobs) as pool:
         for task in chain(first, tasks):
-            with nullcontext() if pending else _held_interrupt():
+            with _held_interrupt():
                 pending.append(pool.submit(_in_worker, work, task))
             if len(pending) > _AHEAD * jobs:
                 yield pending.popleft().result()

@@ -92,5 +92,6 @@ class Commands(click.Group):
             click.echo(f"Error: {error}", err=True)
             ctx.exit(2 if isinstance(error, InvalidParagraph) else 1)
         except OSError as error:
-            click.echo(f"Error: {error.filename or ''}: {error.strerror or error}", err=True)
+            where = f"{error.filename}: " if error.filename else ""
+            click.echo(f"Error: {where}{error.strerror or error}", err=True)
             ctx.exit(1)
