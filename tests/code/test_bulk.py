@@ -36,7 +36,26 @@ def folder(small: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory)
 def started(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "stancery", "classify", *arguments, "--bundle", str(folder / "bundle")]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def workers_of(process: subprocess.Popen[str]) -> list[int]:
+    """Return the processes that score, once there are any."""
+    found: list[int] = []
+    while not found:
+        assert process.poll() is None
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        found = [int(pid) for pid in children if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text()]
+        time.sleep(0.005)
+    return found
 
 
 def run(folder: Path, *arguments: str, code: int = 0) -> str:
@@ -87,6 +106,23 @@ def test_an_interrupted_run_is_gone_on_with(folder: Path, expected: bytes, numbe
     assert (folder / output).read_bytes() == expected
 
 
+@pytest.mark.parametrize("wait", [0, 0.1, 0.3])
+def test_an_interrupt_while_workers_start_leaves_no_traceback(folder: Path, wait: float) -> None:
+    process = started(folder, "rows.jsonl", "--jobs", "2")
+    workers_of(process)
+    time.sleep(wait)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does it: to the workers too
+    _, told = process.communicate(timeout=10)
+    assert process.returncode == 1 and told == "\nAborted!\n"
+
+
+def test_what_no_run_left_is_not_removed(folder: Path) -> None:
+    (folder / "mine.jsonl.parts").mkdir()
+    (folder / "mine.jsonl.parts" / "notes").write_text("mine")
+    assert "left by no run" in run(folder, "rows.jsonl", "-o", "mine.jsonl", code=1)
+    assert (folder / "mine.jsonl.parts" / "notes").read_text() == "mine"
+
+
 def test_without_a_run_before_there_is_nothing_to_go_on_with(folder: Path) -> None:
     assert "nothing to go on with" in run(folder, "rows.jsonl", "-o", "none.jsonl", "--resume", code=1)
     assert "standard output" in run(folder, "rows.jsonl", "--resume", code=2)
@@ -127,10 +163,15 @@ def test_a_worker_that_dies_is_told_of(folder: Path, expected: bytes) -> None:
     parts = folder / "dead.jsonl.parts"
     while not (parts / "00000000").exists():
         time.sleep(0.01)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    workers = [int(pid) for pid in children if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text()]
-    os.kill(workers[0], signal.SIGKILL)
+    os.kill(workers_of(process)[0], signal.SIGKILL)
     _, told = process.communicate(timeout=60)
-    assert process.returncode == 1 and "has died" in told and "Traceback" not in told
+    assert process.returncode == 1 and "has died" in told and "--resume" in told and "Traceback" not in told
     run(folder, "rows.jsonl", "-o", "dead.jsonl", "--resume", "--jobs", "2")
     assert (folder / "dead.jsonl").read_bytes() == expected
+
+
+def test_standard_output_is_not_said_to_be_gone_on_with(folder: Path) -> None:
+    process = started(folder, "rows.jsonl", "--jobs", "2")
+    os.kill(workers_of(process)[0], signal.SIGKILL)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 1 and told == "Error: a process that scored has died\n"
