@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from models.features import NgramFeatures, NgramRow, Shares, add_by_chunk
-from models.plain import Matrices, stretches
+from models.plain import Matrix, stretches
 
 _REMEMBERED = 16
 _INPUT = "ids"
@@ -106,22 +106,22 @@ class EncoderRow:
     def values(self) -> NDArray[np.float64]:
         return np.concatenate([self._ngrams.values(), self._embedding])
 
-    def dot(self, matrices: Matrices) -> NDArray[np.float64]:
-        return np.asarray(self._ngrams.dot(matrices) + self._embedding @ self._dense(matrices))
+    def dot(self, matrix: Matrix) -> NDArray[np.float64]:
+        return np.asarray(self._ngrams.dot(matrix) + self._embedding @ self._dense(matrix))
 
-    def shares(self, matrices: Matrices, direction: tuple[float, ...]) -> Shares:
-        spans, found, _ = self._ngrams.shares(matrices, direction)
-        weights = self._dense(matrices) @ np.array(direction)
+    def shares(self, matrix: Matrix, direction: tuple[float, ...]) -> Shares:
+        spans, found, _ = self._ngrams.shares(matrix, direction)
+        weights = self._dense(matrix) @ np.array(direction)
         parts = self._encoder.parts(self.text)
         rest = add_by_chunk([start for start, _ in spans], parts.spans, parts.tokens @ weights, found)
         return Shares(spans, found, rest + float(parts.rest @ weights))
 
-    def stretches(self, matrices: Matrices, direction: tuple[float, ...], part: float) -> list[tuple[int, int, float]]:
-        spans, weights, _ = self.shares(matrices, direction)
+    def stretches(self, matrix: Matrix, direction: tuple[float, ...], part: float) -> list[tuple[int, int, float]]:
+        spans, weights, _ = self.shares(matrix, direction)
         return stretches(self.text, spans, weights, part)
 
-    def _dense(self, matrices: Matrices) -> NDArray[np.float64]:
-        return np.asarray(sum(matrix[self._size :].astype(np.float64) for matrix in matrices))
+    def _dense(self, matrix: Matrix) -> NDArray[np.float64]:
+        return matrix[self._size :].astype(np.float64)
 
 
 class EncoderFeatures:
@@ -140,7 +140,7 @@ class EncoderFeatures:
         """Return the row of `text`."""
         return EncoderRow(self.ngrams.read(text), self._embed(text), self.ngrams.size, self.encoder)
 
-    def dot(self, texts: Sequence[str], matrix: NDArray[np.float32]) -> NDArray[np.float64]:
+    def dot(self, texts: Sequence[str], matrix: Matrix) -> NDArray[np.float64]:
         """Return the products of the rows of `texts` and a matrix, shape (n_texts, width)."""
         embeddings = np.array([self._embed(text) for text in texts]).reshape(len(texts), self.encoder.spec.dimension)
         return np.asarray(self.ngrams.dot(texts, matrix) + embeddings @ matrix[self.ngrams.size :].astype(np.float64))

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models import plain
-from models.plain import CACHED_CHUNKS, CHAR_NGRAMS, WORD, Matrices, char_ngrams
+from models.plain import CACHED_CHUNKS, CHAR_NGRAMS, WORD, Matrix, char_ngrams
 
 try:
     from models import _kernel as kernel
@@ -49,7 +49,7 @@ class Shares(NamedTuple):
 class Row(Protocol):
     """The features of one paragraph.
 
-    Matrices are float32 of shape (n_features, width); where there are several their sum is meant. A direction has
+    Matrix are float32 of shape (n_features, width); where there are several their sum is meant. A direction has
     `width` numbers and says what of the product is asked for.
     """
 
@@ -62,13 +62,13 @@ class Row(Protocol):
     def values(self) -> NDArray[np.float64]:
         """Return their values, shape (n,)."""
 
-    def dot(self, matrices: Matrices) -> NDArray[np.float64]:
-        """Return the product of the row and the matrices, shape (width,)."""
+    def dot(self, matrix: Matrix) -> NDArray[np.float64]:
+        """Return the product of the row and a matrix, shape (width,)."""
 
-    def shares(self, matrices: Matrices, direction: tuple[float, ...]) -> Shares:
+    def shares(self, matrix: Matrix, direction: tuple[float, ...]) -> Shares:
         """Take the product of `dot` and `direction` apart by chunk of the text."""
 
-    def stretches(self, matrices: Matrices, direction: tuple[float, ...], part: float) -> list[tuple[int, int, float]]:
+    def stretches(self, matrix: Matrix, direction: tuple[float, ...], part: float) -> list[tuple[int, int, float]]:
         """Return :func:`models.plain.stretches` of the shares."""
 
 
@@ -86,7 +86,7 @@ class Features(Protocol):
 
     def read(self, text: str) -> Row: ...
 
-    def dot(self, texts: Sequence[str], matrix: NDArray[np.float32]) -> NDArray[np.float64]:
+    def dot(self, texts: Sequence[str], matrix: Matrix) -> NDArray[np.float64]:
         """Return the products of the rows of `texts` and a matrix, shape (n_texts, width)."""
 
 
@@ -141,11 +141,11 @@ class NgramRow:
     def values(self) -> NDArray[np.float64]:
         return np.frombuffer(self._found.values(), np.float64)
 
-    def dot(self, matrices: Matrices) -> NDArray[np.float64]:
-        return np.frombuffer(self._found.dot(matrices), np.float64)
+    def dot(self, matrix: Matrix) -> NDArray[np.float64]:
+        return np.frombuffer(self._found.dot(matrix), np.float64)
 
-    def shares(self, matrices: Matrices, direction: tuple[float, ...]) -> Shares:
-        return Shares(self._found.spans(), np.frombuffer(self._found.shares(matrices, direction), np.float64), 0.0)
+    def shares(self, matrix: Matrix, direction: tuple[float, ...]) -> Shares:
+        return Shares(self._found.spans(), np.frombuffer(self._found.shares(matrix, direction), np.float64), 0.0)
 
 
 class NgramFeatures:
@@ -210,7 +210,7 @@ class NgramFeatures:
         """Return the row of `text`."""
         return NgramRow(self._ngrams.read(text))
 
-    def dot(self, texts: Sequence[str], matrix: NDArray[np.float32]) -> NDArray[np.float64]:
+    def dot(self, texts: Sequence[str], matrix: Matrix) -> NDArray[np.float64]:
         """Return the products of the rows of `texts` and a matrix, shape (n_texts, width); other threads run on."""
         products = np.frombuffer(self._ngrams.dot(texts, matrix), np.float64)
         return products.reshape(len(texts), matrix.shape[1])

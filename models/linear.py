@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.features import Features, Row, Shares
-from models.plain import Matrices
+from models.plain import Matrix
 
 FloatArray = NDArray[np.float64]
 FAMILY = "linear"
@@ -58,16 +58,10 @@ class LinearModel:
         self.stance_weights = stance_weights
         self.stance_bias = stance_bias
         n_topics = topic_weights.shape[1]
-        self._topics: list[Matrices] = [(topic_weights[:, topic : topic + 1],) for topic in range(n_topics)]
-        self._stances: list[Matrices] = []
-        if stance_weights is not None:
-            self._stances = [(stance_weights[0], stance_weights[1 + topic]) for topic in range(n_topics)]
+        self._topics = [topic_weights[:, topic : topic + 1] for topic in range(n_topics)]
+        self._stances: Sequence[Matrix] = [] if stance_weights is None else stance_weights[0] + stance_weights[1:]
 
-    def topic_logits(self, row: Row) -> FloatArray:
-        """Return the logit of each topic, shape (n_topics,)."""
-        return row.dot((self.topic_weights,)) + self.topic_bias
-
-    def all_topic_logits(self, texts: Sequence[str]) -> FloatArray:
+    def topic_logits(self, texts: Sequence[str]) -> FloatArray:
         """Return the logit of each topic for each text, shape (n_texts, n_topics)."""
         return self.features.dot(texts, self.topic_weights) + self.topic_bias
 
@@ -75,7 +69,7 @@ class LinearModel:
         """Return the stance logits toward one topic in the order of ``STANCES``, shape (3,), their mean 0."""
         weights, bias = self._stance_parts(topic)
         logits = row.dot(weights) + bias
-        return np.asarray(logits - logits.mean())
+        return np.asarray(logits - logits.sum() / len(logits))
 
     def explain_topic(self, row: Row, topic: int) -> Contributions:
         """Take the logit of a topic apart by chunks of the text."""
@@ -94,8 +88,8 @@ class LinearModel:
         """Return the stretches of text that raise one stance's logit most."""
         return row.stretches(self._stance_parts(topic)[0], _CENTRED[stance], part)
 
-    def _stance_parts(self, topic: int) -> tuple[Matrices, FloatArray]:
-        """Return the stance weights, which are to be added, and the bias, shape (3,), that apply."""
+    def _stance_parts(self, topic: int) -> tuple[Matrix, FloatArray]:
+        """Return the stance weights, shape (n_features, 3), and the bias, shape (3,), that apply."""
         if self.stance_bias is None:
             raise ValueError("this model was fitted without stances")
         return self._stances[topic], self.stance_bias[topic]

@@ -27,7 +27,8 @@ def text_fault(text: str) -> str | None:
     """Say why `text` cannot be scored, without repeating it, or return None."""
     if not text or text.isspace():
         return "is blank; text is needed"
-    if forbidden := _FORBIDDEN.search(text):
+    # The search goes letter by letter.
+    if (not text.isascii() or "\0" in text) and (forbidden := _FORBIDDEN.search(text)):
         return "holds a NUL character" if forbidden[0] == "\0" else "holds a lone surrogate, which is not a character"
     return None
 

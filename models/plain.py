@@ -1,8 +1,8 @@
 """The feature function in Python and NumPy: what `models._kernel` does where it could not be compiled.
 
 Both have the same classes with the same methods, and the features are equal to the last bit: an occurrence comes after
-those of the chunks before it, in a chunk words come before characters, a column stands where it first occurs, and sums
-run in that order.
+those of the chunks before it, in a chunk words come before characters, bigrams of words come last, a column stands
+where it first occurs, and sums run in that order.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _CACHED_LENGTH = 40
 _KNOWN_COUNTS = 64
 
 FloatArray = NDArray[np.float64]
-Matrices = tuple[NDArray[np.float32], ...]
+Matrix = NDArray[np.float32]
 
 
 class Ngrams:
@@ -53,9 +53,9 @@ class Ngrams:
         entry = place[entry.reshape(-1)]
         return Row(text, columns, values, values / counts, occurrences._replace(column=entry.astype(np.int32)))
 
-    def dot(self, texts: Sequence[str], matrix: NDArray[np.float32]) -> FloatArray:
+    def dot(self, texts: Sequence[str], matrix: Matrix) -> FloatArray:
         """Return the products of the rows of `texts` and a matrix, shape (n_texts, width)."""
-        return np.array([self.read(text).dot((matrix,)) for text in texts]).reshape(len(texts), matrix.shape[1])
+        return np.array([self.read(text).dot(matrix) for text in texts]).reshape(len(texts), matrix.shape[1])
 
     def _weighted(self, columns: NDArray[np.int32], counts: NDArray[np.int64]) -> FloatArray:
         most = int(counts.max(initial=0))
@@ -72,32 +72,33 @@ class Ngrams:
     def _occurrences(self, lowered: str) -> _Occurrences:
         column: list[NDArray[np.int32]] = [np.empty(0, np.int32)]
         chunk: list[int] = []
-        halves: list[tuple[int, int]] = []
+        bigrams: list[int] = []
+        halves: list[int] = []
         before: tuple[str, int] | None = None
         lookup = self._word_column.get
-        for index, part in enumerate(lowered.split()):
+        parts = lowered.split()
+        for index, part in enumerate(parts):
             # The cache is bounded in entries and in the length of each, so hostile text cannot grow it.
             words, chars = (self._cached_chunk if len(part) <= _CACHED_LENGTH else self._analyze)(part)
-            found: list[int] = []
-            for word in words:
-                if (known := lookup(word)) is not None:
-                    found.append(known)
-                if before is not None and (known := lookup(f"{before[0]} {word}")) is not None:
-                    halves.append((len(chunk) + len(found), before[1]))
-                    found.append(known)
-                before = word, index
+            found = [known for word in words if (known := lookup(word)) is not None]
             column += [np.array(found, np.int32), chars]
             chunk += [index] * (len(found) + len(chars))
-        return _Occurrences(np.concatenate(column), np.array(chunk, np.int64), halves, len(lowered.split()))
+            for word in words:
+                if before is not None and (known := lookup(f"{before[0]} {word}")) is not None:
+                    bigrams.append(known)
+                    halves += [before[1], index]
+                before = word, index
+        column.append(np.array(bigrams, np.int32))
+        return _Occurrences(np.concatenate(column), np.array(chunk, np.int64), np.array(halves, np.int64), len(parts))
 
 
 class _Occurrences(NamedTuple):
-    """Where columns occur: of each occurrence its column (in a row, the entry) and its chunk; for those of bigrams, by
-    place, the chunk that the first of the two words stands in; and how many chunks there are."""
+    """Where columns occur: of each occurrence its column (in a row, the entry) and its chunk, those of bigrams last, of
+    which `halves` has two chunks each; and how many chunks there are."""
 
     column: NDArray[np.int32]
     chunk: NDArray[np.int64]
-    halves: list[tuple[int, int]]
+    halves: NDArray[np.int64]
     n_chunks: int
 
 
@@ -124,30 +125,25 @@ class Row:
         """Return their values, shape (n,); each block, of words and of characters, has norm 1 or is empty."""
         return self._values
 
-    def dot(self, matrices: Matrices) -> FloatArray:
-        """Return the product of the row and the sum of the matrices, shape (width,)."""
-        products = [self._values @ matrix[self._columns].astype(np.float64) for matrix in matrices]
-        return np.asarray(np.sum(products, axis=0))
+    def dot(self, matrix: Matrix) -> FloatArray:
+        """Return the product of the row and a matrix, shape (width,)."""
+        return np.asarray(self._values @ matrix[self._columns].astype(np.float64))
 
-    def shares(self, matrices: Matrices, direction: tuple[float, ...]) -> FloatArray:
-        """Take the product with the matrices and then with `direction` apart by chunk of the text, shape (n_chunks,).
+    def shares(self, matrix: Matrix, direction: tuple[float, ...]) -> FloatArray:
+        """Take the product with the matrix and then with `direction` apart by chunk of the text, shape (n_chunks,).
 
         What a column adds is shared evenly among its occurrences; a word bigram occurs half in the chunk of each word.
         """
-        weights = np.sum(
-            [matrix[self._columns].astype(np.float64) @ np.array(direction) for matrix in matrices], axis=0
-        )
+        weights = matrix[self._columns].astype(np.float64) @ np.array(direction)
         found = self._occurrences
         each = (self._each * weights)[found.column]
-        shares = np.bincount(found.chunk, each, minlength=found.n_chunks).astype(np.float64)
-        for occurrence, first in found.halves:
-            shares[found.chunk[occurrence]] -= 0.5 * each[occurrence]
-            shares[first] += 0.5 * each[occurrence]
-        return shares
+        whole, half = each[: len(found.chunk)], np.repeat(0.5 * each[len(found.chunk) :], 2)
+        where = np.concatenate([found.chunk, found.halves])
+        return np.bincount(where, np.concatenate([whole, half]), minlength=found.n_chunks).astype(np.float64)
 
-    def stretches(self, matrices: Matrices, direction: tuple[float, ...], part: float) -> list[tuple[int, int, float]]:
+    def stretches(self, matrix: Matrix, direction: tuple[float, ...], part: float) -> list[tuple[int, int, float]]:
         """Return :func:`stretches` of the shares."""
-        return stretches(self.text, self._spans, self.shares(matrices, direction), part)
+        return stretches(self.text, self._spans, self.shares(matrix, direction), part)
 
     def spans(self) -> list[tuple[int, int]]:
         """Return where the chunks stand in the text."""

@@ -85,10 +85,13 @@ class Scorer:
 
     def topic_scores(self, texts: Iterable[str]) -> FloatArray:
         """Return the probability of each topic, shape (n_texts, n_topics), in [0, 1]."""
-        if self.pairs is None:
-            return sigmoid(self.model.all_topic_logits(list(texts)))
-        rows = [self._topic_scores(self.model.features.read(text)) for text in texts]
-        return np.array(rows).reshape(len(rows), len(self._position))
+        texts = list(texts)
+        logits = self.model.topic_logits(texts)
+        if self.pairs is not None:
+            for text, of_text in zip(texts, logits, strict=True):
+                for topic in np.flatnonzero(self._in_reach(self.pairs, of_text)).tolist():
+                    of_text[topic] = self.pairs.topic_logit(text, topic, float(of_text[topic]))
+        return sigmoid(logits)
 
     def stance_scores(self, pairs: Iterable[tuple[str, str]]) -> FloatArray:
         """Return the stance probabilities of (text, topic id) pairs, shape (n_pairs, 3), rows summing to 1."""
@@ -118,21 +121,26 @@ class Scorer:
         if fault := text_fault(text):
             raise InvalidParagraph("text", fault)
         self.check_topics(topics)
-        row = self.model.features.read(text)
-        scores = self._topic_scores(row)
+        (found,) = self.topic_scores((text,))
+        candidates = np.flatnonzero(found >= self._least).tolist()
+        scores = found.tolist()
         decisions: dict[int, TopicDecision] = {
-            index: "present" if scores[index] >= self._thresholds[index] else "uncertain"
-            for index in np.flatnonzero(scores >= self._least).tolist()
+            index: "present" if scores[index] >= self._thresholds[index] else "uncertain" for index in candidates
         }
         present = [index for index, decision in decisions.items() if decision == "present"]
-        wanted = {*(present or decisions), *(self._position[name] for name in topics)}
+        wanted = {*(present or candidates), *(self._position[name] for name in topics)}
+        answers = []
+        if wanted:
+            # Most of what comes in is about none of the topics, and no evidence is looked for in it.
+            row = self.model.features.read(text)
+            answers = [
+                self._topic(row, index, scores[index], decisions.get(index, "absent"), explain)
+                for index in sorted(wanted, key=lambda index: -scores[index])
+            ]
         return Result(
             id=id,
             decision="on_topic" if present else "uncertain" if decisions else "off_topic",
-            topics=[
-                self._topic(row, index, float(scores[index]), decisions.get(index, "absent"), explain)
-                for index in sorted(wanted, key=lambda index: -scores[index])
-            ],
+            topics=answers,
             speakers=[],
         )
 
@@ -160,13 +168,6 @@ class Scorer:
             if name not in self._position:
                 raise InvalidParagraph(f"topics[{position}]", f"no such topic; allowed are {', '.join(self._position)}")
 
-    def _topic_scores(self, row: Row) -> FloatArray:
-        logits = self.model.topic_logits(row)
-        if self.pairs is not None:
-            for topic in np.flatnonzero(self._in_reach(self.pairs, logits)).tolist():
-                logits[topic] = self.pairs.topic_logit(row.text, topic, float(logits[topic]))
-        return sigmoid(logits)
-
     def _in_reach(self, pairs: CrossEncoder, logits: FloatArray) -> NDArray[np.bool_]:
         return np.ones(len(logits), dtype=bool) if self.exact else pairs.in_reach(sigmoid(logits))
 
@@ -184,7 +185,9 @@ class Scorer:
 
     def _is_read(self, row: Row, topic: int) -> bool:
         """Tell whether a pair model has a part in the topic's score."""
-        return self.pairs is not None and bool(self._in_reach(self.pairs, self.model.topic_logits(row))[topic])
+        return self.pairs is not None and bool(
+            self._in_reach(self.pairs, self.model.topic_logits((row.text,))[0])[topic]
+        )
 
     def _topic(self, row: Row, topic: int, score: float, decision: TopicDecision, explain: bool) -> TopicResult:
         bias = None

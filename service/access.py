@@ -157,6 +157,7 @@ def actor_of(request: Request) -> str:
     return str(request.scope["stancery"]["key"])
 
 
+@lru_cache(maxsize=256)
 def is_loopback(host: str) -> bool:
     """Tell whether an address to listen on is reached from this machine alone."""
     try:

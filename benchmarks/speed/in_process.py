@@ -71,7 +71,7 @@ def _ways(bundle: Bundle) -> dict[str, Label]:
         "no work": lambda texts: [len(text) for text in texts],
         f"Stancery, topics ({kind})": scorer.topic_scores,
         f"Stancery, stance, evidence ({kind})": full,
-        "Stancery, topics (NumPy)": without.all_topic_logits,
+        "Stancery, topics (NumPy)": without.topic_logits,
         "scikit-learn, one product": product,
         "scikit-learn, an estimator a topic": in_turn,
     }

@@ -2,5 +2,6 @@
  * calls. */
 #include "table.c"
 #include "reader.c"
+#include "products.c"
 #include "vocabulary.c"
 #include "module.c"

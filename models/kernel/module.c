@@ -1,6 +1,7 @@
 /* Python's way to the compiled feature function: `Ngrams` reads and scores texts, `Row` is one text that was read.
- * models/ngrams.py has the same two in NumPy, and says what their methods take and give. */
+ * models/plain.py has the same two in NumPy, and says what their methods take and give. */
 #define PY_SSIZE_T_CLEAN
+#include "products.h"
 #include "vocabulary.h"
 
 #include <string.h>
@@ -21,165 +22,62 @@ typedef struct {
 
 static PyTypeObject NgramsType, RowType;
 
-/* A matrix of float32, (columns of the vocabulary or more, width), in any order in memory. */
-typedef struct {
-    Py_buffer view;
-    Py_ssize_t width;
-} Weights;
-
-static int weights_from(PyObject *object, Py_ssize_t size, Weights *weights) {
-    if (PyObject_GetBuffer(object, &weights->view, PyBUF_STRIDED_RO | PyBUF_FORMAT)) return -1;
-    const Py_buffer *view = &weights->view;
+/* A matrix of float32, (columns of the vocabulary or more, width), in any order in memory; to be released. */
+static int matrix_from(PyObject *object, Py_ssize_t size, Py_buffer *view, Matrix *matrix) {
+    if (PyObject_GetBuffer(object, view, PyBUF_STRIDED_RO | PyBUF_FORMAT)) return -1;
     if (view->ndim == 2 && !strcmp(view->format, "f") && view->shape[0] >= size) {
-        weights->width = view->shape[1];
+        *matrix = (Matrix){view->buf, view->strides[0], view->strides[1], view->shape[1]};
         return 0;
     }
-    PyErr_Format(PyExc_ValueError, "weights must be a float32 matrix of at least %zd rows", size);
-    PyBuffer_Release(&weights->view);
+    PyErr_Format(PyExc_ValueError, "a float32 matrix of at least %zd rows is needed", size);
+    PyBuffer_Release(view);
     return -1;
 }
 
-static void weights_release(Weights *weights, Py_ssize_t count) {
-    for (Py_ssize_t i = 0; i < count; i++) PyBuffer_Release(&weights[i].view);
-}
-
-static float weight_at(const Py_buffer *view, Py_ssize_t row, Py_ssize_t column) {
-    return *(const float *)((const char *)view->buf + row * view->strides[0] + column * view->strides[1]);
-}
-
-/* Far enough ahead for a row of weights to arrive from memory before it is needed. */
-#define AHEAD 12
-
-static inline void prefetch(const Row *row, Py_ssize_t at, const Py_buffer *view) {
-    if (at + AHEAD < row->n) {
-        const char *weights = (const char *)view->buf + row->column[at + AHEAD] * view->strides[0];
-        PREFETCH(weights);
-        PREFETCH(weights + view->strides[1] * (view->shape[1] - 1));
-    }
-}
-
-#define TILE 16
-
-/* Products with `width` neighbouring columns from `first` on; where the width is a constant the sums stay in registers.
- */
-static inline void add_tile(const Row *row, const Py_buffer *view, Py_ssize_t first, int width, double *sums) {
-    double held[TILE] = {0.0};
-    const char *start = (const char *)view->buf + first * view->strides[1];
-    for (Py_ssize_t i = 0; i < row->n; i++) {
-        prefetch(row, i, view);
-        const float *line = (const float *)(start + row->column[i] * view->strides[0]);
-        const double value = row->value[i];
-        for (int t = 0; t < width; t++) held[t] += value * line[t];
-    }
-    for (int t = 0; t < width; t++) sums[t] += held[t];
-}
-
-/* Add the products of a row and a matrix to `sums`, of the matrix's width. */
-static void add_products(const Row *row, const Weights *weights, double *sums) {
-    const Py_buffer *view = &weights->view;
-    const Py_ssize_t width = weights->width;
-    if (view->strides[1] != sizeof(float)) {
-        for (Py_ssize_t i = 0; i < row->n; i++)
-            for (Py_ssize_t t = 0; t < width; t++) sums[t] += row->value[i] * weight_at(view, row->column[i], t);
-        return;
-    }
-    Py_ssize_t first = 0;
-    for (; first + TILE <= width; first += TILE) add_tile(row, view, first, TILE, sums + first);
-#define REST(n) \
-    case n: \
-        add_tile(row, view, first, n, sums + first); \
-        break;
-    switch (width - first) {
-        REST(1) REST(2) REST(3) REST(4) REST(5) REST(6) REST(7) REST(8) REST(9) REST(10) REST(11) REST(12) REST(13)
-        REST(14) REST(15)
-    }
-#undef REST
-}
-
-#define MOST_MATRICES 2
-
-/* The matrices of a tuple, all of one width; how many there are, or -1. */
-static Py_ssize_t matrices_from(PyObject *given, Py_ssize_t size, Weights *weights) {
-    if (!PyTuple_Check(given) || PyTuple_GET_SIZE(given) < 1 || PyTuple_GET_SIZE(given) > MOST_MATRICES) {
-        PyErr_Format(PyExc_TypeError, "a tuple of one to %d matrices is needed", MOST_MATRICES);
-        return -1;
-    }
-    Py_ssize_t count = PyTuple_GET_SIZE(given);
-    for (Py_ssize_t i = 0; i < count; i++) {
-        int failed = weights_from(PyTuple_GET_ITEM(given, i), size, &weights[i]);
-        if (!failed && weights[i].width != weights[0].width) {
-            PyErr_SetString(PyExc_ValueError, "the matrices must be of one width");
-            weights_release(&weights[i], 1);
-            failed = 1;
-        }
-        if (failed) {
-            weights_release(weights, i);
-            return -1;
-        }
-    }
-    return count;
-}
-
 static PyObject *row_dot(RowObject *self, PyObject *given) {
-    Weights weights[MOST_MATRICES];
-    Py_ssize_t count = matrices_from(given, self->size, weights);
-    if (count < 0) return NULL;
-    Py_ssize_t bytes = weights[0].width * (Py_ssize_t)sizeof(double);
-    PyObject *found = PyByteArray_FromStringAndSize(NULL, bytes);
+    Py_buffer view;
+    Matrix matrix;
+    if (matrix_from(given, self->size, &view, &matrix)) return NULL;
+    PyObject *found = PyByteArray_FromStringAndSize(NULL, matrix.width * (Py_ssize_t)sizeof(double));
     if (found) {
         double *sums = (double *)PyByteArray_AS_STRING(found);
-        memset(sums, 0, (size_t)bytes);
-        for (Py_ssize_t i = 0; i < count; i++) add_products(&self->row, &weights[i], sums);
+        memset(sums, 0, (size_t)matrix.width * sizeof *sums);
+        add_products(self->row.column, self->row.value, self->row.n, &matrix, sums);
     }
-    weights_release(weights, count);
+    PyBuffer_Release(&view);
     return found;
 }
 
-/* What each chunk adds to the logit of weights @ direction, shape (n_chunks,); NULL with an exception set. */
-static double *shares_of(RowObject *self, PyObject *given, PyObject *direction) {
-    const Row *row = &self->row;
-    Weights weights[MOST_MATRICES];
-    Py_ssize_t count = matrices_from(given, self->size, weights);
-    if (count < 0) return NULL;
-    Py_ssize_t width = weights[0].width;
-    double *factors = PyMem_Malloc((size_t)(width + 1) * sizeof *factors);
-    double *each = PyMem_Malloc((size_t)(row->n + 1) * sizeof *each);
-    double *shares = PyMem_Calloc((size_t)row->n_chunks + 1, sizeof *shares);
-    if (!factors || !each || !shares) {
-        PyErr_NoMemory();
-        goto failed;
-    }
+/* The numbers of a direction; NULL with an exception set. */
+static double *factors_from(PyObject *direction, Py_ssize_t width) {
     if (!PyTuple_Check(direction) || PyTuple_GET_SIZE(direction) != width) {
         PyErr_Format(PyExc_ValueError, "a direction of %zd numbers is needed", width);
-        goto failed;
+        return NULL;
     }
-    for (Py_ssize_t t = 0; t < width; t++) {
+    double *factors = PyMem_Malloc((size_t)(width + 1) * sizeof *factors);
+    if (!factors) PyErr_NoMemory();
+    for (Py_ssize_t t = 0; factors && t < width; t++) {
         factors[t] = PyFloat_AsDouble(PyTuple_GET_ITEM(direction, t));
-        if (factors[t] == -1.0 && PyErr_Occurred()) goto failed;
-    }
-    for (Py_ssize_t i = 0; i < row->n; i++) {
-        double sum = 0.0;
-        for (Py_ssize_t m = 0; m < count; m++) {
-            prefetch(row, i, &weights[m].view);
-            for (Py_ssize_t t = 0; t < width; t++)
-                sum += factors[t] * weight_at(&weights[m].view, row->column[i], t);
+        if (factors[t] == -1.0 && PyErr_Occurred()) {
+            PyMem_Free(factors);
+            factors = NULL;
         }
-        each[i] = row->value[i] * sum / row->count[i];
     }
-    Py_ssize_t at = 0;
-    for (Py_ssize_t chunk = 0; chunk < row->n_chunks; chunk++)
-        for (; at < row->chunk_end[chunk]; at++) shares[chunk] += each[row->occurrence[at]];
-    for (Py_ssize_t i = 0; i < row->n_halves; i++) shares[row->half_chunk[i]] += 0.5 * each[row->half[i]];
-    weights_release(weights, count);
+    return factors;
+}
+
+/* What each chunk adds to the logit of matrix @ direction, shape (n_chunks,); NULL with an exception set. */
+static double *shares_of(RowObject *self, PyObject *given, PyObject *direction) {
+    const Row *row = &self->row;
+    Py_buffer view;
+    Matrix matrix;
+    if (matrix_from(given, self->size, &view, &matrix)) return NULL;
+    double *factors = factors_from(direction, matrix.width), *shares = NULL;
+    if (factors && !(shares = PyMem_Malloc((size_t)(row->n_chunks + row->n + 1) * sizeof *shares))) PyErr_NoMemory();
+    if (shares) find_shares(row, &matrix, factors, shares + row->n_chunks, shares);
     PyMem_Free(factors);
-    PyMem_Free(each);
+    PyBuffer_Release(&view);
     return shares;
-failed:
-    weights_release(weights, count);
-    PyMem_Free(factors);
-    PyMem_Free(each);
-    PyMem_Free(shares);
-    return NULL;
 }
 
 static PyObject *row_shares(RowObject *self, PyObject *args) {
@@ -258,10 +156,10 @@ static void row_dealloc(RowObject *self) {
 }
 
 static PyMethodDef row_methods[] = {
-    {"dot", (PyCFunction)row_dot, METH_O, "dot(matrices) -> float64 of shape (width,)"},
-    {"shares", (PyCFunction)row_shares, METH_VARARGS, "shares(matrices, direction) -> float64 of shape (n_chunks,)"},
+    {"dot", (PyCFunction)row_dot, METH_O, "dot(matrix) -> float64 of shape (width,)"},
+    {"shares", (PyCFunction)row_shares, METH_VARARGS, "shares(matrix, direction) -> float64 of shape (n_chunks,)"},
     {"stretches", (PyCFunction)row_stretches, METH_VARARGS,
-     "stretches(matrices, direction, part) -> list of (start, end, weight)"},
+     "stretches(matrix, direction, part) -> list of (start, end, weight)"},
     {"spans", (PyCFunction)row_spans, METH_NOARGS, "spans() -> list of (start, end)"},
     {"columns", (PyCFunction)row_columns, METH_NOARGS, "columns() -> int32 of shape (n,)"},
     {"values", (PyCFunction)row_values, METH_NOARGS, "values() -> float64 of shape (n,)"},
@@ -343,29 +241,44 @@ static PyObject *all_lowered(PyObject *texts) {
     return found;
 }
 
+/* The products of lower-case texts and a matrix, one after the other in `sums`; -1 where memory is short. */
+static int dot_all(const Vocabulary *vocabulary, Reader *reader, PyObject *texts, const Matrix *matrix, double *sums) {
+    Row row = {0};
+    int failed = 0;
+    memset(sums, 0, (size_t)(PyList_GET_SIZE(texts) * matrix->width) * sizeof *sums);
+    for (Py_ssize_t i = 0; !failed && i < PyList_GET_SIZE(texts); i++, sums += matrix->width) {
+        const Letters text = letters_of(PyList_GET_ITEM(texts, i));
+        if (matrix->width <= SUMMED_WIDTH && matrix->step == sizeof(float))
+            failed = sum_text(vocabulary, reader, text, matrix, sums);
+        else if (!(failed = read_text(vocabulary, reader, text, &row)))
+            add_products(row.column, row.value, row.n, matrix, sums);
+    }
+    row_clear(&row);
+    return failed;
+}
+
 static PyObject *ngrams_dot(NgramsObject *self, PyObject *args) {
-    PyObject *texts, *matrix, *found = NULL;
-    if (!PyArg_ParseTuple(args, "OO:dot", &texts, &matrix)) return NULL;
-    Weights weights;
-    if (weights_from(matrix, self->vocabulary.size, &weights)) return NULL;
+    PyObject *texts, *given, *found = NULL;
+    if (!PyArg_ParseTuple(args, "OO:dot", &texts, &given)) return NULL;
+    Py_buffer view;
+    Matrix matrix;
+    if (matrix_from(given, self->vocabulary.size, &view, &matrix)) return NULL;
     PyObject *lower = all_lowered(texts);
     Reader *reader = lower ? take_reader(self) : NULL;
     if (reader) {
-        Py_ssize_t n = PyList_GET_SIZE(lower), bytes = n * weights.width * (Py_ssize_t)sizeof(double);
-        found = PyByteArray_FromStringAndSize(NULL, bytes);
+        const Py_ssize_t n = PyList_GET_SIZE(lower);
+        found = PyByteArray_FromStringAndSize(NULL, n * matrix.width * (Py_ssize_t)sizeof(double));
         if (found) {
             double *sums = (double *)PyByteArray_AS_STRING(found);
-            Row row = {0};
-            int failed = 0;
-            /* Nobody else knows these texts and sums. */
-            Py_BEGIN_ALLOW_THREADS
-            memset(sums, 0, (size_t)bytes);
-            for (Py_ssize_t i = 0; !failed && i < n; i++) {
-                failed = read_text(&self->vocabulary, reader, letters_of(PyList_GET_ITEM(lower, i)), &row);
-                if (!failed) add_products(&row, &weights, sums + i * weights.width);
-            }
-            row_clear(&row);
-            Py_END_ALLOW_THREADS
+            int failed;
+            reader_sum_by(reader, given);
+            if (n > 1) {
+                /* Nobody else knows these texts and sums. */
+                Py_BEGIN_ALLOW_THREADS
+                failed = dot_all(&self->vocabulary, reader, lower, &matrix, sums);
+                Py_END_ALLOW_THREADS
+            } else
+                failed = dot_all(&self->vocabulary, reader, lower, &matrix, sums);
             if (failed) {
                 PyErr_NoMemory();
                 Py_CLEAR(found);
@@ -374,7 +287,7 @@ static PyObject *ngrams_dot(NgramsObject *self, PyObject *args) {
         give_back(self, reader);
     }
     Py_XDECREF(lower);
-    weights_release(&weights, 1);
+    PyBuffer_Release(&view);
     return found;
 }
 

@@ -1,13 +1,8 @@
 #include "reader.h"
 
-#include <math.h>
 #include <string.h>
 
 #define AT_ONCE 24
-
-/* Entries of a row that each letter of a text can bring at most: four n-grams of characters, and for every two letters
- * a word and a bigram. */
-#define ENTRIES_PER_LETTER 5
 
 Letters letters_of(PyObject *text) {
     return (Letters){PyUnicode_KIND(text), PyUnicode_DATA(text), PyUnicode_GET_LENGTH(text)};
@@ -27,10 +22,14 @@ Reader *reader_new(const Vocabulary *vocabulary) {
     if (!reader) return NULL;
     reader->slots = PyMem_RawCalloc((size_t)vocabulary->size + 1, sizeof *reader->slots);
     reader->cache = PyMem_RawCalloc(CACHED_CHUNKS, sizeof *reader->cache);
-    if (!reader->slots || !reader->cache) {
+    reader->hashes = PyMem_RawCalloc(CACHED_CHUNKS, sizeof *reader->hashes);
+    reader->latest = PyMem_RawCalloc(CACHED_CHUNKS / 2, sizeof *reader->latest);
+    reader->summed = PyMem_RawCalloc(CACHED_CHUNKS, sizeof *reader->summed);
+    if (!reader->slots || !reader->cache || !reader->hashes || !reader->latest || !reader->summed) {
         reader_free(reader);
         return NULL;
     }
+    reader->n_slots = vocabulary->size;
     for (Py_ssize_t column = 0; column < vocabulary->size; column++) reader->slots[column].idf = vocabulary->idf[column];
     return reader;
 }
@@ -38,19 +37,42 @@ Reader *reader_new(const Vocabulary *vocabulary) {
 void reader_free(Reader *reader) {
     PyMem_RawFree(reader->slots);
     PyMem_RawFree(reader->cache);
+    PyMem_RawFree(reader->hashes);
+    PyMem_RawFree(reader->latest);
+    PyMem_RawFree(reader->summed);
     PyMem_RawFree(reader->letters);
     PyMem_RawFree(reader->pieces);
+    PyMem_RawFree(reader->couples);
+    PyMem_RawFree(reader->sums.sums);
+    PyMem_RawFree(reader->sums.column);
+    PyMem_RawFree(reader->sums.value);
+    Py_XDECREF(reader->sums.matrix);
     PyMem_RawFree(reader);
 }
 
-static int reader_reserve(Reader *reader, Py_ssize_t length) {
+void reader_sum_by(Reader *reader, PyObject *matrix) {
+    if (reader->sums.matrix == matrix) return;
+    PyMem_RawFree(reader->sums.sums);
+    reader->sums.sums = NULL;
+    memset(reader->summed, 0, CACHED_CHUNKS);
+    Py_XSETREF(reader->sums.matrix, Py_NewRef(matrix));
+}
+
+int reader_reserve(Reader *reader, Py_ssize_t length) {
+    if (length > INT32_MAX / (2 * ENTRIES_PER_LETTER)) return -1;
+    if (reader->base > UINT32_MAX / 2) {
+        reader->base = 0;
+        for (Py_ssize_t column = 0; column < reader->n_slots; column++) reader->slots[column].place = 0;
+    }
     if (reader->letters && length <= reader->size) return 0;
     PyMem_RawFree(reader->letters);
     PyMem_RawFree(reader->pieces);
+    PyMem_RawFree(reader->couples);
     reader->letters = PyMem_RawMalloc(((size_t)length + 2) * sizeof *reader->letters);
     reader->pieces = PyMem_RawMalloc(((size_t)length / 2 + 1) * sizeof *reader->pieces);
+    reader->couples = PyMem_RawMalloc(((size_t)length / 2 + 1) * sizeof *reader->couples);
     reader->size = length;
-    return reader->letters && reader->pieces ? 0 : -1;
+    return reader->letters && reader->pieces && reader->couples ? 0 : -1;
 }
 
 void row_clear(Row *row) {
@@ -62,7 +84,6 @@ void row_clear(Row *row) {
 static int row_reserve(Row *row, Py_ssize_t length) {
     if (row->value && length <= row->size) return 0;
     row_clear(row);
-    if (length > INT32_MAX / (2 * ENTRIES_PER_LETTER)) return -1;
     size_t entries = (size_t)length * ENTRIES_PER_LETTER + 1, chunks = (size_t)length / 2 + 1;
     size_t bytes = entries * (sizeof(double) + 2 * sizeof(int32_t) + sizeof(uint32_t)) +
                    chunks * sizeof(Py_ssize_t) + 2 * (size_t)length * sizeof(int32_t);
@@ -81,8 +102,7 @@ static int row_reserve(Row *row, Py_ssize_t length) {
 
 static int is_word_letter(Py_UCS4 letter) { return letter == '_' || Py_UNICODE_ISALNUM(letter); }
 
-/* The next run of at least two word letters, the regular expression \b\w\w+\b. */
-static int next_word(const Py_UCS4 *letters, Py_ssize_t length, Py_ssize_t *start, Py_ssize_t *end) {
+int next_word(const Py_UCS4 *letters, Py_ssize_t length, Py_ssize_t *start, Py_ssize_t *end) {
     for (Py_ssize_t at = *start; at < length;) {
         while (at < length && !is_word_letter(letters[at])) at++;
         *start = at;
@@ -93,62 +113,61 @@ static int next_word(const Py_UCS4 *letters, Py_ssize_t length, Py_ssize_t *star
     return 0;
 }
 
-/* A reading under way. */
-typedef struct {
-    const Vocabulary *vocabulary;
-    Reader *reader;
-    Row *row;
-    Py_ssize_t n_occurrences;
-    int32_t word; /* the last one, and the chunk that it stands in */
-    Py_ssize_t word_chunk;
-} Reading;
-
 /* Add one occurrence of each column. Without a branch: whether a column is new cannot be foretold. The entry after the
  * last is kept at count 0. */
-static inline void add_columns(Reading *reading, const int32_t *columns, Py_ssize_t count, int32_t *entries) {
-    Row *row = reading->row;
-    Slot *slots = reading->reader->slots;
+static inline void add_columns(const Reader *reader, Row *row, const int32_t *columns, Py_ssize_t count,
+                               int32_t *entries) {
+    Slot *slots = reader->slots;
+    const uint32_t base = reader->base;
     int32_t *column = row->column, n = (int32_t)row->n;
     uint32_t *counts = row->count;
     for (Py_ssize_t i = 0; i < count; i++) {
-        int32_t place = slots[columns[i]].place, entry = place ? place - 1 : n;
-        n += !place;
+        const uint32_t place = slots[columns[i]].place;
+        const int is_new = place <= base, entry = is_new ? n : (int32_t)(place - base - 1);
+        n += is_new;
         column[entry] = columns[i];
         counts[entry]++;
         counts[n] = 0;
-        slots[columns[i]].place = entry + 1;
+        slots[columns[i]].place = base + 1 + (uint32_t)entry;
         entries[i] = entry;
     }
     row->n = n;
 }
 
-static void add_occurrences(Reading *reading, const int32_t *columns, Py_ssize_t count) {
-    add_columns(reading, columns, count, reading->row->occurrence + reading->n_occurrences);
-    reading->n_occurrences += count;
-}
-
-static void add_word(Reading *reading, int32_t word) {
-    const Vocabulary *vocabulary = reading->vocabulary;
-    Row *row = reading->row;
-    if (word != MISSING && vocabulary->word_column[word] != MISSING)
-        add_occurrences(reading, &vocabulary->word_column[word], 1);
-    if (word != MISSING && reading->word != MISSING) {
-        int32_t column = pair_table_get(&vocabulary->pairs, reading->word, word);
-        if (column != MISSING) {
-            int32_t entry;
-            add_columns(reading, &column, 1, &entry);
-            row->half[row->n_halves] = row->half[row->n_halves + 1] = entry;
-            row->half_chunk[row->n_halves] = (int32_t)reading->word_chunk;
-            row->half_chunk[row->n_halves + 1] = (int32_t)row->n_chunks;
-            row->n_halves += 2;
-        }
+int32_t reader_word(const Vocabulary *vocabulary, Reader *reader, int32_t word, Py_ssize_t chunk) {
+    Couple *couple = &reader->couples[reader->n_couples];
+    couple->second = word;
+    couple->second_chunk = (int32_t)chunk;
+    if (couple->first != MISSING && word != MISSING) {
+        pair_table_prefetch(&vocabulary->pairs, couple->first, word);
+        couple = &reader->couples[++reader->n_couples];
     }
-    reading->word = word;
-    reading->word_chunk = row->n_chunks;
+    couple->first = word;
+    couple->first_chunk = (int32_t)chunk;
+    return word == MISSING ? MISSING : vocabulary->word_column[word];
 }
 
-/* Columns of the n-grams of a chunk padded by a space on each side, in the order of `char_ngrams`; returns how many. */
-static Py_ssize_t find_grams(const GramTable *table, const Py_UCS4 *padded, Py_ssize_t length, int32_t *columns) {
+static void add_words(const Vocabulary *vocabulary, Reader *reader, Row *row, const int32_t *words, Py_ssize_t count,
+                      Py_ssize_t *n_occurrences) {
+    for (Py_ssize_t i = 0; i < count; i++) {
+        const int32_t column = reader_word(vocabulary, reader, words[i], row->n_chunks);
+        if (column != MISSING) add_columns(reader, row, &column, 1, row->occurrence + (*n_occurrences)++);
+    }
+}
+
+static void add_couples(const Vocabulary *vocabulary, const Reader *reader, Row *row) {
+    for (Py_ssize_t i = 0; i < reader->n_couples; i++) {
+        const Couple couple = reader->couples[i];
+        const int32_t column = pair_table_get(&vocabulary->pairs, couple.first, couple.second);
+        if (column == MISSING) continue;
+        add_columns(reader, row, &column, 1, row->half + row->n_halves);
+        row->half_chunk[2 * row->n_halves] = couple.first_chunk;
+        row->half_chunk[2 * row->n_halves + 1] = couple.second_chunk;
+        row->n_halves++;
+    }
+}
+
+Py_ssize_t find_grams(const GramTable *table, const Py_UCS4 *padded, Py_ssize_t length, int32_t *columns) {
     Py_ssize_t n_found = 0;
     for (int n = 2; n <= MAX_GRAM && n <= length; n++)
         for (Py_ssize_t first = 0, end = length - n + 1; first < end; first += AT_ONCE) {
@@ -166,7 +185,6 @@ static Py_ssize_t find_grams(const GramTable *table, const Py_UCS4 *padded, Py_s
 }
 
 static void take_apart(const Vocabulary *vocabulary, const Py_UCS4 *letters, Piece piece, Chunk *chunk) {
-    chunk->hash = piece.hash;
     chunk->length = (uint8_t)piece.length;
     memcpy(chunk->letters, letters, (size_t)piece.length * sizeof *letters);
     chunk->n_words = 0;
@@ -175,45 +193,52 @@ static void take_apart(const Vocabulary *vocabulary, const Py_UCS4 *letters, Pie
     chunk->n_grams = (uint8_t)find_grams(&vocabulary->grams, letters - 1, piece.length + 2, chunk->grams);
 }
 
-static void add_short(Reading *reading, const Py_UCS4 *letters, Piece piece) {
-    Chunk *chunk = &reading->reader->cache[piece.hash % CACHED_CHUNKS];
-    if (chunk->hash != piece.hash || chunk->length != piece.length ||
-        memcmp(chunk->letters, letters, (size_t)piece.length * sizeof *letters))
-        take_apart(reading->vocabulary, letters, piece, chunk);
-    for (int i = 0; i < chunk->n_words; i++) add_word(reading, chunk->words[i]);
-    add_occurrences(reading, chunk->grams, chunk->n_grams);
+Chunk *reader_chunk(const Vocabulary *vocabulary, Reader *reader, Piece piece) {
+    Chunk *chunk = &reader->cache[piece.slot];
+    const Py_UCS4 *letters = reader->letters + piece.start;
+    if (reader->hashes[piece.slot] != piece.hash || chunk->length != piece.length ||
+        memcmp(chunk->letters, letters, (size_t)piece.length * sizeof *letters)) {
+        take_apart(vocabulary, letters, piece, chunk);
+        reader->hashes[piece.slot] = piece.hash;
+        reader->summed[piece.slot] = 0;
+    }
+    return chunk;
 }
 
-static int add_long(Reading *reading, const Py_UCS4 *letters, Piece piece) {
-    const Vocabulary *vocabulary = reading->vocabulary;
-    for (Py_ssize_t start = 0, end; next_word(letters, piece.length, &start, &end); start = end)
-        add_word(reading, word_table_get(&vocabulary->words, letters + start, (size_t)(end - start)));
-    int32_t *columns = PyMem_RawMalloc(((size_t)piece.length * 4 + 1) * sizeof *columns);
-    if (!columns) return -1;
-    add_occurrences(reading, columns, find_grams(&vocabulary->grams, letters - 1, piece.length + 2, columns));
-    PyMem_RawFree(columns);
-    return 0;
+/* Where in the cache a chunk is, or where it may come to be. */
+static uint32_t choose_slot(Reader *reader, uint32_t hash) {
+    const uint32_t two = hash % (CACHED_CHUNKS / 2), first = 2 * two;
+    const uint32_t known = reader->hashes[first] == hash ? 0 : reader->hashes[first + 1] == hash ? 1 : 2;
+    const uint32_t which = known < 2 ? known : !reader->latest[two];
+    reader->latest[two] = (uint8_t)which;
+    return first + which;
 }
 
-/* Copy the letters of a text chunk by chunk, one space between two; returns how many chunks there are. What is known of
- * each is on its way from memory then. */
-static Py_ssize_t split(Reader *reader, Letters text) {
+Py_ssize_t reader_split(Reader *reader, Letters text) {
     Py_UCS4 *letters = reader->letters;
     Py_ssize_t n_pieces = 0;
     int32_t at = 0;
+    reader->n_couples = 0;
+    reader->couples[0].first = MISSING;
     letters[at++] = ' ';
     for (Py_ssize_t start = 0, end; next_chunk(text, &start, &end); start = end) {
         Piece *piece = &reader->pieces[n_pieces++];
-        *piece = (Piece){at, (int32_t)(end - start), 0};
+        *piece = (Piece){at, (int32_t)(end - start), 0, 0};
         for (; start < end; start++) letters[at++] = PyUnicode_READ(text.kind, text.data, start);
         letters[at++] = ' ';
         if (piece->length <= CACHED_LETTERS) {
             piece->hash = hash_letters(letters + piece->start, (size_t)piece->length);
-            const char *chunk = (const char *)&reader->cache[piece->hash % CACHED_CHUNKS];
+            piece->slot = choose_slot(reader, piece->hash);
+            const char *chunk = (const char *)&reader->cache[piece->slot];
             PREFETCH(chunk);
             PREFETCH(chunk + 64);
             PREFETCH(chunk + 128);
             PREFETCH(chunk + 192);
+            if (reader->sums.sums) {
+                const double *sums = reader->sums.sums + piece->slot * reader->sums.step;
+                PREFETCH(sums);
+                PREFETCH(sums + reader->sums.step - 1);
+            }
         }
     }
     return n_pieces;
@@ -225,8 +250,7 @@ static void weigh(const Vocabulary *vocabulary, const Slot *slots, Row *row) {
     double words = 0.0, chars = 0.0;
     for (Py_ssize_t i = 0; i < row->n; i++) {
         uint32_t count = row->count[i];
-        double tf = count < KNOWN_COUNTS ? vocabulary->tf[count] : 1.0 + log(count);
-        double value = tf * slots[row->column[i]].idf;
+        double value = weight_of_count(vocabulary, count) * slots[row->column[i]].idf;
         double square = value * value;
         int is_word = row->column[i] < vocabulary->n_words;
         row->value[i] = value;
@@ -238,23 +262,43 @@ static void weigh(const Vocabulary *vocabulary, const Slot *slots, Row *row) {
         row->value[i] *= row->column[i] < vocabulary->n_words ? by_word : by_char;
 }
 
+/* Add what occurs in a piece; -1 where memory is short. */
+static int add_piece(const Vocabulary *vocabulary, Reader *reader, Row *row, Piece piece, Py_ssize_t *n_occurrences) {
+    if (piece.length <= CACHED_LETTERS) {
+        const Chunk *chunk = reader_chunk(vocabulary, reader, piece);
+        add_words(vocabulary, reader, row, chunk->words, chunk->n_words, n_occurrences);
+        add_columns(reader, row, chunk->grams, chunk->n_grams, row->occurrence + *n_occurrences);
+        *n_occurrences += chunk->n_grams;
+        return 0;
+    }
+    const Py_UCS4 *letters = reader->letters + piece.start;
+    int32_t *columns = PyMem_RawMalloc(((size_t)piece.length * 4 + 1) * sizeof *columns);
+    if (!columns) return -1;
+    for (Py_ssize_t start = 0, end; next_word(letters, piece.length, &start, &end); start = end) {
+        const int32_t word = word_table_get(&vocabulary->words, letters + start, (size_t)(end - start));
+        add_words(vocabulary, reader, row, &word, 1, n_occurrences);
+    }
+    const Py_ssize_t count = find_grams(&vocabulary->grams, letters - 1, piece.length + 2, columns);
+    add_columns(reader, row, columns, count, row->occurrence + *n_occurrences);
+    *n_occurrences += count;
+    PyMem_RawFree(columns);
+    return 0;
+}
+
 int read_text(const Vocabulary *vocabulary, Reader *reader, Letters text, Row *row) {
-    if (row_reserve(row, text.length) || reader_reserve(reader, text.length)) return -1;
+    if (reader_reserve(reader, text.length) || row_reserve(row, text.length)) return -1;
     row->count[0] = 0;
     row->n = row->n_chunks = row->n_halves = 0;
-    Reading reading = {vocabulary, reader, row, 0, MISSING, 0};
-    Py_ssize_t n_pieces = split(reader, text);
+    Py_ssize_t n_occurrences = 0, n_pieces = reader_split(reader, text);
     int failed = 0;
     for (Py_ssize_t i = 0; !failed && i < n_pieces; i++) {
-        const Piece piece = reader->pieces[i];
-        const Py_UCS4 *letters = reader->letters + piece.start;
-        if (piece.length <= CACHED_LETTERS)
-            add_short(&reading, letters, piece);
-        else
-            failed = add_long(&reading, letters, piece);
-        row->chunk_end[row->n_chunks++] = reading.n_occurrences;
+        failed = add_piece(vocabulary, reader, row, reader->pieces[i], &n_occurrences);
+        row->chunk_end[row->n_chunks++] = n_occurrences;
     }
-    if (!failed) weigh(vocabulary, reader->slots, row);
-    for (Py_ssize_t i = 0; i < row->n; i++) reader->slots[row->column[i]].place = 0;
+    if (!failed) {
+        add_couples(vocabulary, reader, row);
+        weigh(vocabulary, reader->slots, row);
+    }
+    reader->base += (uint32_t)row->n;
     return failed;
 }

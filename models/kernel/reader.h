@@ -4,7 +4,13 @@
 
 #include "table.h"
 
+#include <math.h>
+
 #define KNOWN_COUNTS 64
+
+/* Entries of a row that each letter of a text can bring at most: four n-grams of characters, and for every two letters
+ * a word and a bigram. */
+#define ENTRIES_PER_LETTER 5
 
 /* A vocabulary; columns from `n_words` on are character n-grams. */
 typedef struct {
@@ -19,37 +25,62 @@ typedef struct {
 
 /* What is kept of a chunk, the letters between two white spaces, so that it is taken apart once. What every use reads
  * comes first. */
-#define CACHED_LETTERS 16
+#define CACHED_LETTERS 20
 #define CACHED_WORDS (CACHED_LETTERS / 2)
-#define CACHED_GRAMS 62
+#define CACHED_GRAMS (4 * CACHED_LETTERS - 2)
 #define CACHED_CHUNKS 32768
 typedef struct {
-    uint32_t hash;
     uint8_t length, n_words, n_grams;
     int32_t words[CACHED_WORDS];
     Py_UCS4 letters[CACHED_LETTERS];
     int32_t grams[CACHED_GRAMS];
 } Chunk;
 
-/* Of a column: 1 + its entry in the row at hand, 0 for none and between texts; its idf is beside it because both are
- * asked for. */
+/* Of a column what the text at hand brought, above the reader's `base`; what earlier texts left lies at it or below, so
+ * that nothing needs to be cleared. Its idf is beside it because both are asked for. */
 typedef struct {
-    int32_t place;
+    uint32_t place;
     float idf;
 } Slot;
 
 /* A chunk of the text at hand: where its letters lie in the reader's copy, a space before them and one after. */
 typedef struct {
     int32_t start, length;
-    uint32_t hash;
+    uint32_t hash, slot; /* of the cache, where it is short enough */
 } Piece;
 
-/* What reading needs beside the vocabulary. One thread at a time has it. */
+/* Two neighbouring words, by number, and the chunks that they stand in. */
+typedef struct {
+    int32_t first, second, first_chunk, second_chunk;
+} Couple;
+
+/* The sums of the cached chunks' products with one matrix: of each chunk the square norm of its idf, then the product of
+ * its idf with each column of the matrix. */
+typedef struct {
+    PyObject *matrix; /* whose they are; only touched under the GIL */
+    double *sums;
+    Py_ssize_t step; /* from one chunk's to the next */
+    /* What is not summed chunk by chunk: columns and values, room for `size` letters. */
+    int32_t *column;
+    double *value;
+    Py_ssize_t size;
+} Sums;
+
+/* What reading needs beside the vocabulary. One thread at a time has it; made and freed under the GIL. */
 typedef struct Reader {
     Slot *slots;
+    Py_ssize_t n_slots;
+    uint32_t base;
+    /* The cache: a chunk may be kept in two places, side by side; the one used longer ago makes room. */
     Chunk *cache;
+    uint32_t *hashes; /* of the cached chunks */
+    uint8_t *latest;  /* of two places */
+    uint8_t *summed;  /* whether there is a sum of the chunk */
+    Sums sums;
     Py_UCS4 *letters;
     Piece *pieces;
+    Couple *couples; /* of the text at hand; the last one is open, its second word is yet to come */
+    Py_ssize_t n_couples;
     Py_ssize_t size; /* of the longest text that there is room for */
     struct Reader *next;
 } Reader;
@@ -60,10 +91,11 @@ typedef struct {
     int32_t *column;
     uint32_t *count;
     double *value;
-    /* Where they occur: entries of the row, chunk by chunk; a word bigram occurs half in the chunk of each word. */
+    /* Where they occur: entries of the row, chunk by chunk; word bigrams come last, each half in the chunk of either
+     * word. */
     Py_ssize_t n_chunks, n_halves;
     Py_ssize_t *chunk_end;
-    int32_t *occurrence, *half, *half_chunk;
+    int32_t *occurrence, *half, *half_chunk; /* of a bigram the entry, and two chunks */
 } Row;
 
 typedef struct {
@@ -79,6 +111,32 @@ int next_chunk(Letters text, Py_ssize_t *start, Py_ssize_t *end);
 
 Reader *reader_new(const Vocabulary *vocabulary);
 void reader_free(Reader *reader);
+
+/* Have the sums belong to `matrix` from now on, which must not change. */
+void reader_sum_by(Reader *reader, PyObject *matrix);
+
+/* Have room for a text of that length, and for as many places; -1 where memory is short. */
+int reader_reserve(Reader *reader, Py_ssize_t length);
+
+/* Copy the letters of a text chunk by chunk, one space between two; returns how many chunks there are. What is known of
+ * each is on its way from memory then. */
+Py_ssize_t reader_split(Reader *reader, Letters text);
+
+/* What is known of a piece that is short enough for the cache; it stays there until the next is asked for. */
+Chunk *reader_chunk(const Vocabulary *vocabulary, Reader *reader, Piece piece);
+
+/* The column of a word, or MISSING; couples it with the one before it. */
+int32_t reader_word(const Vocabulary *vocabulary, Reader *reader, int32_t word, Py_ssize_t chunk);
+
+/* The next run of at least two word letters, the regular expression \b\w\w+\b. */
+int next_word(const Py_UCS4 *letters, Py_ssize_t length, Py_ssize_t *start, Py_ssize_t *end);
+
+/* Columns of the n-grams of a chunk padded by a space on each side, in the order of `char_ngrams`; returns how many. */
+Py_ssize_t find_grams(const GramTable *table, const Py_UCS4 *padded, Py_ssize_t length, int32_t *columns);
+
+static inline double weight_of_count(const Vocabulary *vocabulary, uint32_t count) {
+    return count < KNOWN_COUNTS ? vocabulary->tf[count] : 1.0 + log(count);
+}
 
 /* Read a lower-case text into `row`, whose memory is used again; -1 where memory is short. Needs no GIL. */
 int read_text(const Vocabulary *vocabulary, Reader *reader, Letters text, Row *row);

@@ -155,6 +155,10 @@ void pair_table_put(PairTable *table, int32_t first, int32_t second, int32_t col
     slot->column = column;
 }
 
+void pair_table_prefetch(const PairTable *table, int32_t first, int32_t second) {
+    PREFETCH(&table->slots[mixed(pair_of(first, second)) & table->mask]);
+}
+
 int32_t pair_table_get(const PairTable *table, int32_t first, int32_t second) {
     return pair_slot(table, pair_of(first, second))->column;
 }

@@ -82,6 +82,7 @@ int32_t word_table_put(WordTable *table, const Py_UCS4 *letters, size_t length);
 int32_t word_table_get(const WordTable *table, const Py_UCS4 *letters, size_t length);
 
 void pair_table_put(PairTable *table, int32_t first, int32_t second, int32_t column);
+void pair_table_prefetch(const PairTable *table, int32_t first, int32_t second);
 int32_t pair_table_get(const PairTable *table, int32_t first, int32_t second);
 
 #endif

@@ -54,7 +54,7 @@ def test_a_topic_without_labels_is_scored_by_its_wording_and_marked(bundle: Bund
     marked = {each.topic: each.zero_shot for each in result.topics}
     assert marked["rain"] and not marked["tea"]
     rain = next(each for each in result.topics if each.topic == "rain")
-    heads = bundle.scorer.model.topic_logits(bundle.scorer.model.features.read(TEXT))
+    heads = bundle.scorer.model.topic_logits((TEXT,))[0]
     assert rain.stance is not None and rain.score > 10 / (1 + np.exp(-heads[2]))
 
 

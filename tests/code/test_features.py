@@ -71,6 +71,6 @@ def test_every_feature_of_a_row_occurs_in_a_chunk(pair: tuple[NgramFeatures, lis
     for column, value in zip(row.columns(), row.values(), strict=True):
         one = np.zeros((pair[0].size, 1), np.float32)
         one[column] = 1
-        found = row.shares((one,), (1.0,))
+        found = row.shares(one, (1.0,))
         assert found.weights.sum() == pytest.approx(value) and found.rest == 0
         assert all(text[a:b] == text[a:b].strip() and text[a:b] for a, b in found.spans)
