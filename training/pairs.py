@@ -7,7 +7,7 @@ topic that has no labels can be scored too.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -79,7 +79,7 @@ class PairNet(torch.nn.Module):
 def labelled_pairs(
     examples: Sequence[Example],
     possible: NDArray[np.bool_],
-    taxonomy: Taxonomy,
+    position: Mapping[str, int],
     recipe: Recipe,
     rng: np.random.Generator,
 ) -> list[Pair]:
@@ -90,11 +90,11 @@ def labelled_pairs(
     examples : sequence of Example, length n
     possible : ndarray of bool, shape (n, n_topics)
         Which topics the heads have in reach.
-    taxonomy : Taxonomy
+    position : mapping of str to int
+        The topics that were labelled, and their places. One that nobody looked for is absent from no paragraph.
     recipe : Recipe
     rng : Generator
     """
-    position = {name: place for place, name in enumerate(taxonomy.ids)}
     pairs = []
     for row, example in enumerate(examples):
         pairs += [
@@ -135,7 +135,9 @@ class Tuning:
         possible: tuple[NDArray[np.bool_], NDArray[np.bool_]],
         recipe: Recipe,
     ) -> None:
-        self._net, self._taxonomy, self._recipe = net, taxonomy, recipe
+        self._net, self._recipe = net, recipe
+        labelled = {name for example in (*fitted, *held) for name in example.topics}
+        self._position = {name: place for place, name in enumerate(taxonomy.ids) if name in labelled}
         self._fitted, self._held = (fitted, possible[0]), (held, possible[1])
         self._tokenizer = open_tokenizer(tokenizer, recipe.max_length)
         self._wordings = [wording(topic) for topic in taxonomy.topics]
@@ -221,7 +223,7 @@ class Tuning:
         """Return the pairs of an epoch and their tokens."""
         examples, possible = side
         rng = np.random.default_rng([self._recipe.seed, epoch])
-        pairs = labelled_pairs(examples, possible, self._taxonomy, self._recipe, rng)
+        pairs = labelled_pairs(examples, possible, self._position, self._recipe, rng)
         texts = [(self._wordings[pair.topic], examples[pair.row].text) for pair in pairs]
         return pairs, list(self._tokenizer.encode_batch(texts))
 
