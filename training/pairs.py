@@ -76,6 +76,12 @@ class PairNet(torch.nn.Module):
         return shares * weights / weights.sum(1, keepdim=True)
 
 
+def labelled_topics(taxonomy: Taxonomy, examples: Sequence[Example]) -> dict[str, int]:
+    """Return the topics that some example has, by their place. One that nobody looked for is absent from nowhere."""
+    labelled = {name for example in examples for name in example.topics}
+    return {name: place for place, name in enumerate(taxonomy.ids) if name in labelled}
+
+
 def labelled_pairs(
     examples: Sequence[Example],
     possible: NDArray[np.bool_],
@@ -91,7 +97,7 @@ def labelled_pairs(
     possible : ndarray of bool, shape (n, n_topics)
         Which topics the heads have in reach.
     position : mapping of str to int
-        The topics that were labelled, and their places. One that nobody looked for is absent from no paragraph.
+        What :func:`labelled_topics` gives for all examples.
     recipe : Recipe
     rng : Generator
     """
@@ -136,8 +142,7 @@ class Tuning:
         recipe: Recipe,
     ) -> None:
         self._net, self._recipe = net, recipe
-        labelled = {name for example in (*fitted, *held) for name in example.topics}
-        self._position = {name: place for place, name in enumerate(taxonomy.ids) if name in labelled}
+        self._position = labelled_topics(taxonomy, [*fitted, *held])
         self._fitted, self._held = (fitted, possible[0]), (held, possible[1])
         self._tokenizer = open_tokenizer(tokenizer, recipe.max_length)
         self._wordings = [wording(topic) for topic in taxonomy.topics]

@@ -40,6 +40,19 @@ def bundle(folder: Path, checkpoint: Path) -> Bundle:
     return load_bundle(folder / "bundle")
 
 
+def test_a_topic_that_nobody_labelled_is_taken_for_absent_nowhere(folder: Path) -> None:
+    from training.pairs import Recipe, labelled_pairs, labelled_topics
+
+    taxonomy = read_taxonomy(folder / "taxonomy.toml")
+    examples = read_examples(folder / "examples.jsonl", taxonomy)
+    topics = labelled_topics(taxonomy, examples)
+    possible = np.ones((len(examples), len(taxonomy.ids)), dtype=bool)
+    recipe = Recipe(absent=9, likely=9)
+    pairs = labelled_pairs(examples, possible, topics, recipe, np.random.default_rng(0))
+    assert "rain" in taxonomy.ids
+    assert {taxonomy.ids[pair.topic] for pair in pairs} == {*taxonomy.ids} - {"rain"}
+
+
 def test_a_bundle_scores_as_it_says(bundle: Bundle, folder: Path) -> None:
     bundle.check_canaries()
     assert bundle.manifest.version.startswith("crossencoder-")
