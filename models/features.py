@@ -211,7 +211,10 @@ class NgramFeatures:
         return NgramRow(self._ngrams.read(text))
 
     def dot(self, texts: Sequence[str], matrix: Matrix) -> NDArray[np.float64]:
-        """Return the products of the rows of `texts` and a matrix, shape (n_texts, width); other threads run on."""
+        """Return the products of the rows of `texts` and a matrix, shape (n_texts, width); other threads run on.
+
+        Sums of it are kept for the texts to come: a matrix must not change once it was given.
+        """
         products = np.frombuffer(self._ngrams.dot(texts, matrix), np.float64)
         return products.reshape(len(texts), matrix.shape[1])
 

@@ -29,7 +29,7 @@ void find_shares(const Row *row, const Matrix *matrix, const double *factors, do
  *
  * A row's value is idf times 1 + ln(count). Were it idf times count, products and square norms of a text would be the
  * sums of those of its chunks, and a chunk's are the same in every text. So those are kept and added up, and what the
- * logarithm makes of the columns that occur more than once, a fifth of all, is put right after. */
+ * logarithm makes of the columns that occur more than once is put right after. */
 int sum_text(const Vocabulary *vocabulary, Reader *reader, Letters text, const Matrix *matrix, double *sums);
 
 #endif

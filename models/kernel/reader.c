@@ -71,8 +71,9 @@ int reader_reserve(Reader *reader, Py_ssize_t length) {
     reader->letters = PyMem_RawMalloc(((size_t)length + 2) * sizeof *reader->letters);
     reader->pieces = PyMem_RawMalloc(((size_t)length / 2 + 1) * sizeof *reader->pieces);
     reader->couples = PyMem_RawMalloc(((size_t)length / 2 + 1) * sizeof *reader->couples);
-    reader->size = length;
-    return reader->letters && reader->pieces && reader->couples ? 0 : -1;
+    const int is_whole = reader->letters && reader->pieces && reader->couples;
+    reader->size = is_whole ? length : -1;
+    return is_whole ? 0 : -1;
 }
 
 void row_clear(Row *row) {
@@ -245,7 +246,7 @@ Py_ssize_t reader_split(Reader *reader, Letters text) {
 }
 
 /* Sublinear tf times idf, each block divided by its norm. The sums run in the order of the entries, as they do in
- * models/features.py. */
+ * models/plain.py. */
 static void weigh(const Vocabulary *vocabulary, const Slot *slots, Row *row) {
     double words = 0.0, chars = 0.0;
     for (Py_ssize_t i = 0; i < row->n; i++) {

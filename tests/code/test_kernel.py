@@ -124,6 +124,15 @@ def test_threads_share_one_vocabulary(both: Pair, bundle: Bundle, texts: list[st
             np.testing.assert_array_equal(found, expected)
 
 
+def test_matrices_in_turn_are_not_taken_for_one_another(both: Pair, texts: list[str]) -> None:
+    drawn = np.random.default_rng(3)
+    # Of the widths that are summed by chunk, and one that is not; then in an order that is not.
+    made = [drawn.normal(size=(both[0].size, width)).astype(np.float32) for width in (3, 3, 17, 65)]
+    for matrix in (*made, np.asfortranarray(made[0]), *made):
+        expected = both[1].dot(texts[:20], matrix)
+        np.testing.assert_allclose(both[0].dot(texts[:20], matrix), expected, atol=1e-9)
+
+
 def test_rows_outlive_one_another_and_their_features(bundle: Bundle, seeds: list[Example]) -> None:
     ngrams = bundle.scorer.model.features.ngrams
     made = NgramFeatures(ngrams.words, ngrams.chars, ngrams.idf)
