@@ -254,11 +254,17 @@ def _pool(job: Job, jobs: int) -> Iterator[ProcessPoolExecutor]:
 @contextmanager
 def _held_interrupt() -> Iterator[None]:
     """Hold Ctrl-C back, here until the end and for good in processes started meanwhile: their parent ends them."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    # The mask is not enough: another thread, of a library, takes the signal then, and Python handles it in this one.
+    noted: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, _: noted.append(number))
+    masked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, masked)
+        signal.signal(signal.SIGINT, handler)
+        if noted:
+            signal.raise_signal(signal.SIGINT)
 
 
 class _Worker:

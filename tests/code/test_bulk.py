@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 from pyarrow import parquet
 
+from models import bulk
 from models.bulk import STRETCH
 from tests.conftest import ROOT
 
@@ -114,6 +116,23 @@ def test_an_interrupt_while_workers_start_leaves_no_traceback(folder: Path, wait
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does it: to the workers too
     _, told = process.communicate(timeout=10)
     assert process.returncode == 1 and told == "\nAborted!\n"
+
+
+def test_an_interrupt_that_another_thread_takes_waits_for_the_pool() -> None:
+    done, over = [], threading.Event()
+    other = threading.Thread(target=over.wait)
+    other.start()
+    try:
+        with pytest.raises(KeyboardInterrupt), bulk._held_interrupt():
+            os.kill(os.getpid(), signal.SIGINT)
+            # Python handles a signal between two steps of the main thread, soon after another thread took it.
+            time.sleep(0.2)
+            done.append("held")
+        assert done == ["held"]
+    finally:
+        over.set()
+        other.join()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_what_no_run_left_is_not_removed(folder: Path) -> None:
