@@ -3,6 +3,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from models.plain import Label
+
+MOST_TOPICS: int
+
 class Ngrams:
     """As in `models.plain`; what is an array there is a buffer here. `dot` lets other threads run."""
 
@@ -16,7 +20,19 @@ class Row:
     def values(self) -> bytearray: ...
     def dot(self, matrix: NDArray[np.float32]) -> bytearray: ...
     def shares(self, matrix: NDArray[np.float32], direction: tuple[float, ...]) -> bytearray: ...
-    def stretches(
-        self, matrix: NDArray[np.float32], direction: tuple[float, ...], part: float
-    ) -> list[tuple[int, int, float]]: ...
     def spans(self) -> list[tuple[int, int]]: ...
+
+class Labeller:
+    """As in `models.plain`, of at most `MOST_TOPICS` topics. `logits` lets other threads run."""
+
+    def __new__(
+        cls,
+        ngrams: Ngrams,
+        topics: NDArray[np.float32],
+        topic_bias: NDArray[np.float64],
+        stances: Sequence[NDArray[np.float32]],
+        stance_bias: NDArray[np.float64] | None,
+        part: float,
+    ) -> Labeller: ...
+    def logits(self, texts: Sequence[str]) -> bytearray: ...
+    def label(self, text: str, floors: NDArray[np.float64]) -> list[Label]: ...

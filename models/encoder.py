@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from models.features import NgramFeatures, NgramRow, Shares, add_by_chunk
-from models.plain import Matrix, stretches
+from models.plain import Labeller, Matrix, Weights
 
 _REMEMBERED = 16
 _INPUT = "ids"
@@ -116,10 +116,6 @@ class EncoderRow:
         rest = add_by_chunk([start for start, _ in spans], parts.spans, parts.tokens @ weights, found)
         return Shares(spans, found, rest + float(parts.rest @ weights))
 
-    def stretches(self, matrix: Matrix, direction: tuple[float, ...], part: float) -> list[tuple[int, int, float]]:
-        spans, weights, _ = self.shares(matrix, direction)
-        return stretches(self.text, spans, weights, part)
-
     def _dense(self, matrix: Matrix) -> NDArray[np.float64]:
         return matrix[self._size :].astype(np.float64)
 
@@ -144,3 +140,7 @@ class EncoderFeatures:
         """Return the products of the rows of `texts` and a matrix, shape (n_texts, width)."""
         embeddings = np.array([self._embed(text) for text in texts]).reshape(len(texts), self.encoder.spec.dimension)
         return np.asarray(self.ngrams.dot(texts, matrix) + embeddings @ matrix[self.ngrams.size :].astype(np.float64))
+
+    def labeller(self, weights: Weights, part: float) -> Labeller:
+        """Return what labels by these weights."""
+        return Labeller(self, *weights, part)

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models import plain
-from models.plain import CACHED_CHUNKS, CHAR_NGRAMS, WORD, Matrix, char_ngrams
+from models.plain import CACHED_CHUNKS, CHAR_NGRAMS, WORD, Label, Matrix, Weights, char_ngrams
 
 try:
     from models import _kernel as kernel
@@ -68,8 +68,13 @@ class Row(Protocol):
     def shares(self, matrix: Matrix, direction: tuple[float, ...]) -> Shares:
         """Take the product of `dot` and `direction` apart by chunk of the text."""
 
-    def stretches(self, matrix: Matrix, direction: tuple[float, ...], part: float) -> list[tuple[int, int, float]]:
-        """Return :func:`models.plain.stretches` of the shares."""
+
+class Labeller(Protocol):
+    """Topics and stances of texts: :class:`models.plain.Labeller`, or the compiled one, whose arrays are buffers."""
+
+    def logits(self, texts: Sequence[str], /) -> bytearray | NDArray[np.float64]: ...
+
+    def label(self, text: str, floors: NDArray[np.float64], /) -> list[Label]: ...
 
 
 class Features(Protocol):
@@ -88,6 +93,9 @@ class Features(Protocol):
 
     def dot(self, texts: Sequence[str], matrix: Matrix) -> NDArray[np.float64]:
         """Return the products of the rows of `texts` and a matrix, shape (n_texts, width)."""
+
+    def labeller(self, weights: Weights, part: float) -> Labeller:
+        """Return what labels by these weights, which must not change; `part` as in :func:`models.plain.stretches`."""
 
 
 def add_by_chunk(
@@ -125,11 +133,10 @@ class NgramRow:
     found : models._kernel.Row or models.plain.Row
     """
 
-    __slots__ = ("_found", "stretches")
+    __slots__ = ("_found",)
 
     def __init__(self, found: kernel.Row) -> None:
         self._found = found
-        self.stretches = found.stretches
 
     @property
     def text(self) -> str:
@@ -174,7 +181,8 @@ class NgramFeatures:
         self.words = words
         self.chars = chars
         self.idf = idf
-        self._ngrams = (kernel if compiled else plain).Ngrams(words, chars, np.ascontiguousarray(idf, np.float32))
+        self._kernel = kernel if compiled else plain
+        self._ngrams = self._kernel.Ngrams(words, chars, np.ascontiguousarray(idf, np.float32))
 
     @property
     def ngrams(self) -> NgramFeatures:
@@ -211,12 +219,16 @@ class NgramFeatures:
         return NgramRow(self._ngrams.read(text))
 
     def dot(self, texts: Sequence[str], matrix: Matrix) -> NDArray[np.float64]:
-        """Return the products of the rows of `texts` and a matrix, shape (n_texts, width); other threads run on.
-
-        Sums of it are kept for the texts to come: a matrix must not change once it was given.
-        """
+        """Return the products of the rows of `texts` and a matrix, shape (n_texts, width); other threads run on."""
         products = np.frombuffer(self._ngrams.dot(texts, matrix), np.float64)
         return products.reshape(len(texts), matrix.shape[1])
+
+    def labeller(self, weights: Weights, part: float) -> Labeller:
+        """Return what labels by these weights, which must not change; `part` as in :func:`models.plain.stretches`."""
+        if weights.topics.shape[1] > self._kernel.MOST_TOPICS:
+            return plain.Labeller(self, *weights, part)
+        topics = np.ascontiguousarray(weights.topics)
+        return kernel.Labeller(self._ngrams, *weights._replace(topics=topics), part)
 
 
 def _kept(df: Counter[str], min_df: int) -> list[str]:

@@ -7,19 +7,20 @@ a pair's stance logits are its probabilities, and what each word adds to a logit
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import exp
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.features import Features, Row, Shares
-from models.plain import Matrix
+from models.plain import CENTRED, Label, Matrix, Weights, centred
 
 FloatArray = NDArray[np.float64]
 FAMILY = "linear"
 _ALL = (1.0,)
-# For each stance, its logit less the mean of the three.
-_CENTRED = ((2 / 3, -1 / 3, -1 / 3), (-1 / 3, 2 / 3, -1 / 3), (-1 / 3, -1 / 3, 2 / 3))
+# A chunk is shown with its neighbours where it carries at least this part of the heaviest one's weight.
+LINK_PART = 0.1
 
 
 class Contributions(NamedTuple):
@@ -60,16 +61,20 @@ class LinearModel:
         n_topics = topic_weights.shape[1]
         self._topics = [topic_weights[:, topic : topic + 1] for topic in range(n_topics)]
         self._stances: Sequence[Matrix] = [] if stance_weights is None else stance_weights[0] + stance_weights[1:]
+        self._labeller = features.labeller(Weights(topic_weights, topic_bias, self._stances, stance_bias), LINK_PART)
 
     def topic_logits(self, texts: Sequence[str]) -> FloatArray:
         """Return the logit of each topic for each text, shape (n_texts, n_topics)."""
-        return self.features.dot(texts, self.topic_weights) + self.topic_bias
+        return np.frombuffer(self._labeller.logits(texts)).reshape(len(texts), -1)
+
+    def label(self, text: str, floors: FloatArray) -> list[Label]:
+        """Label a text with the topics whose logit is at least the topic's floor, which has shape (n_topics,)."""
+        return self._labeller.label(text, floors)
 
     def stance_logits(self, row: Row, topic: int) -> FloatArray:
         """Return the stance logits toward one topic in the order of ``STANCES``, shape (3,), their mean 0."""
         weights, bias = self._stance_parts(topic)
-        logits = row.dot(weights) + bias
-        return np.asarray(logits - logits.sum() / len(logits))
+        return centred(row.dot(weights) + bias)
 
     def explain_topic(self, row: Row, topic: int) -> Contributions:
         """Take the logit of a topic apart by chunks of the text."""
@@ -78,15 +83,7 @@ class LinearModel:
     def explain_stance(self, row: Row, topic: int, stance: int) -> Contributions:
         """Take one stance's logit toward a topic apart by chunks of the text."""
         weights, bias = self._stance_parts(topic)
-        return _contributions(row.shares(weights, _CENTRED[stance]), float(bias[stance] - bias.mean()))
-
-    def topic_stretches(self, row: Row, topic: int, part: float) -> list[tuple[int, int, float]]:
-        """Return the stretches of text that raise the logit of a topic most, as :func:`models.plain.stretches` does."""
-        return row.stretches(self._topics[topic], _ALL, part)
-
-    def stance_stretches(self, row: Row, topic: int, stance: int, part: float) -> list[tuple[int, int, float]]:
-        """Return the stretches of text that raise one stance's logit most."""
-        return row.stretches(self._stance_parts(topic)[0], _CENTRED[stance], part)
+        return _contributions(row.shares(weights, CENTRED[stance]), float(bias[stance] - bias.mean()))
 
     def _stance_parts(self, topic: int) -> tuple[Matrix, FloatArray]:
         """Return the stance weights, shape (n_features, 3), and the bias, shape (3,), that apply."""
@@ -103,6 +100,14 @@ def softmax(logits: FloatArray) -> FloatArray:
     """Return the softmax over the last axis, in float64."""
     shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True))
+
+
+def softmax_of(logits: Sequence[float]) -> list[float]:
+    """Return the softmax of a few logits, which NumPy would take several times as long for."""
+    highest = max(logits)
+    parts = [exp(logit - highest) for logit in logits]
+    total = sum(parts)
+    return [part / total for part in parts]
 
 
 def sigmoid(logits: FloatArray) -> FloatArray:

@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,9 +23,18 @@ WORD = re.compile(r"\b\w\w+\b")
 _LETTER = re.compile(r"[^\W_]")
 _CACHED_LENGTH = 40
 _KNOWN_COUNTS = 64
+# For each stance, its logit less the mean of the three.
+CENTRED = ((2 / 3, -1 / 3, -1 / 3), (-1 / 3, 2 / 3, -1 / 3), (-1 / 3, -1 / 3, 2 / 3))
+# The widest taxonomy that a labeller takes n-grams for; any other is labelled by rows.
+MOST_TOPICS = 0
 
 FloatArray = NDArray[np.float64]
 Matrix = NDArray[np.float32]
+Stretch = tuple[int, int, float]
+# The likeliest stance, the logits of all, their mean 0, and the stretches that raise that one's most.
+StanceLabel = tuple[int, tuple[float, float, float], list[Stretch]]
+# A topic, its logit, the stretches that raise it most, and the stance toward it, where the model answers for stances.
+Label = tuple[int, float, list[Stretch], StanceLabel | None]
 
 
 class Ngrams:
@@ -141,10 +150,6 @@ class Row:
         where = np.concatenate([found.chunk, found.halves])
         return np.bincount(where, np.concatenate([whole, half]), minlength=found.n_chunks).astype(np.float64)
 
-    def stretches(self, matrix: Matrix, direction: tuple[float, ...], part: float) -> list[tuple[int, int, float]]:
-        """Return :func:`stretches` of the shares."""
-        return stretches(self.text, self._spans, self.shares(matrix, direction), part)
-
     def spans(self) -> list[tuple[int, int]]:
         """Return where the chunks stand in the text."""
         return self._spans
@@ -154,9 +159,103 @@ class Row:
         return [match.span() for match in CHUNK.finditer(self.text)]
 
 
-def stretches(
-    text: str, spans: Sequence[tuple[int, int]], weights: FloatArray, part: float
-) -> list[tuple[int, int, float]]:
+class _Shares(Protocol):
+    @property
+    def spans(self) -> list[tuple[int, int]]: ...
+
+    @property
+    def weights(self) -> FloatArray: ...
+
+
+class _Row(Protocol):
+    def dot(self, matrix: Matrix, /) -> FloatArray: ...
+
+    def shares(self, matrix: Matrix, direction: tuple[float, ...], /) -> _Shares: ...
+
+
+class _Features(Protocol):
+    def read(self, text: str, /) -> _Row: ...
+
+    def dot(self, texts: Sequence[str], matrix: Matrix, /) -> FloatArray: ...
+
+
+class Weights(NamedTuple):
+    """What a linear model scores by.
+
+    Attributes
+    ----------
+    topics : ndarray of float32, shape (n_features, n_topics)
+    topic_bias : ndarray of float64, shape (n_topics,)
+    stances : sequence of ndarray of float32, each of shape (n_features, 3)
+        Of each topic; none for a classifier of topics alone.
+    stance_bias : ndarray of float64, shape (n_topics, 3), or None
+    """
+
+    topics: Matrix
+    topic_bias: FloatArray
+    stances: Sequence[Matrix]
+    stance_bias: FloatArray | None
+
+
+class Labeller:
+    """Topics and stances of texts, and what decided them: `features` reads them, then come the :class:`Weights`, and
+    `part` is as in :func:`stretches`."""
+
+    def __init__(
+        self,
+        features: _Features,
+        topics: Matrix,
+        topic_bias: FloatArray,
+        stances: Sequence[Matrix],
+        stance_bias: FloatArray | None,
+        part: float,
+    ) -> None:
+        self._features = features
+        self._topics, self._topic_bias = topics, topic_bias
+        self._stances, self._stance_bias = stances, stance_bias
+        self._part = part
+
+    def logits(self, texts: Sequence[str]) -> FloatArray:
+        """Return the logit of each topic for each text, shape (n_texts, n_topics)."""
+        return self._features.dot(texts, self._topics) + self._topic_bias
+
+    def label(self, text: str, floors: FloatArray) -> list[Label]:
+        """Label a text with the topics whose logit is at least the topic's floor, which has shape (n_topics,)."""
+        (logits,) = self.logits((text,))
+        wanted = np.flatnonzero(logits >= floors).tolist()
+        if not wanted:
+            return []
+        row = self._features.read(text)
+        return [
+            (
+                topic,
+                float(logits[topic]),
+                self._stretches(text, row.shares(self._topics[:, topic : topic + 1], (1.0,))),
+                self._stance(text, row, topic),
+            )
+            for topic in wanted
+        ]
+
+    def _stance(self, text: str, row: _Row, topic: int) -> StanceLabel | None:
+        if self._stance_bias is None:
+            return None
+        weights = self._stances[topic]
+        logits = centred(row.dot(weights) + self._stance_bias[topic])
+        best = int(logits.argmax())
+        favor, against, neutral = logits.tolist()
+        shares = row.shares(weights, CENTRED[best])
+        return best, (favor, against, neutral), self._stretches(text, shares)
+
+    def _stretches(self, text: str, shares: _Shares) -> list[Stretch]:
+        return stretches(text, shares.spans, shares.weights, self._part)
+
+
+def centred(logits: FloatArray) -> FloatArray:
+    """Return logits less their mean."""
+    return np.asarray(logits - logits.sum() / len(logits))
+
+
+def stretches(text: str, spans: Sequence[tuple[int, int]], weights: FloatArray, part: float) -> list[Stretch]:
     """Return the runs of neighbouring chunks that each carry at least `part` of the heaviest chunk's weight.
 
     Returns

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from operator import itemgetter
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
 import msgspec
 import numpy as np
@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from models.errors import InvalidParagraph
 from models.examples import STANCES
 from models.features import IS_COMPILED, Row
-from models.linear import Contributions, FloatArray, LinearModel, sigmoid, softmax
+from models.linear import LINK_PART, Contributions, FloatArray, LinearModel, sigmoid, softmax, softmax_of
 from models.paragraphs import Paragraph, text_fault
-from models.plain import stretches
+from models.plain import Label, Stretch, stretches
 from models.results import Evidence, Result, StanceResult, TopicResult
 from models.taxonomy import Taxonomy
 
@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 _SHOWN_SPANS = 5
 # A span is worth showing when it carries at least this part of what the heaviest one does.
 _SHOWN_PART = 0.25
-_LINK_PART = 0.1
 _weight_of = itemgetter(2)
+# By more than this no logit is away from that of its score, unless the score is closer to 0 or 1.
+_ROUNDED = 1e-6
 
 TopicDecision = Literal["present", "absent", "uncertain"]
 StanceLabel = Literal["favor", "against", "neutral"]
@@ -47,6 +48,11 @@ class Rules(msgspec.Struct, frozen=True):
 
     topics: dict[str, TopicRule]
     stance_certain_from: float
+
+
+class _Label(NamedTuple):
+    score: float
+    found: Label
 
 
 class Scorer:
@@ -72,11 +78,13 @@ class Scorer:
         self.model = model
         self.pairs = pairs
         self.exact = False
+        self._ids = taxonomy.ids
         self._position = {name: index for index, name in enumerate(taxonomy.ids)}
         self._takes_stance = [bool(topic.proposition) and model.stance_weights is not None for topic in taxonomy.topics]
         chosen = [rules.topics[name] for name in taxonomy.ids]
         self._thresholds = [rule.threshold for rule in chosen]
-        self._least = np.array([min(rule.threshold, rule.uncertain_from) for rule in chosen])
+        self._least = [min(rule.threshold, rule.uncertain_from) for rule in chosen]
+        self._floors = _floors(np.array(self._least))
 
     @property
     def is_quick(self) -> bool:
@@ -121,22 +129,26 @@ class Scorer:
         if fault := text_fault(text):
             raise InvalidParagraph("text", fault)
         self.check_topics(topics)
-        (found,) = self.topic_scores((text,))
-        candidates = np.flatnonzero(found >= self._least).tolist()
-        scores = found.tolist()
+        named = [self._position[name] for name in topics]
+        # From one pass over the text, unless more is asked for than that gives.
+        is_quick = self.pairs is None and not explain
+        labels = self._labels(text, named) if is_quick else {}
+        scores = {topic: label.score for topic, label in labels.items()} if is_quick else self._scores(text)
         decisions: dict[int, TopicDecision] = {
-            index: "present" if scores[index] >= self._thresholds[index] else "uncertain" for index in candidates
+            topic: "present" if score >= self._thresholds[topic] else "uncertain"
+            for topic, score in scores.items()
+            if score >= self._least[topic]
         }
-        present = [index for index, decision in decisions.items() if decision == "present"]
-        wanted = {*(present or candidates), *(self._position[name] for name in topics)}
-        answers = []
-        if wanted:
-            # Most of what comes in is about none of the topics, and no evidence is looked for in it.
-            row = self.model.features.read(text)
-            answers = [
-                self._topic(row, index, scores[index], decisions.get(index, "absent"), explain)
-                for index in sorted(wanted, key=lambda index: -scores[index])
-            ]
+        present = [topic for topic, decision in decisions.items() if decision == "present"]
+        wanted = sorted({*(present or decisions), *named}, key=lambda topic: -scores[topic])
+        # Most of what comes in is about none of the topics, and no evidence is looked for in it.
+        row = None if is_quick or not wanted else self.model.features.read(text)
+        answers = [
+            self._labelled(text, labels[topic], decisions.get(topic, "absent"))
+            if row is None
+            else self._topic(row, topic, scores[topic], decisions.get(topic, "absent"), explain)
+            for topic in wanted
+        ]
         return Result(
             id=id,
             decision="on_topic" if present else "uncertain" if decisions else "off_topic",
@@ -168,6 +180,28 @@ class Scorer:
             if name not in self._position:
                 raise InvalidParagraph(f"topics[{position}]", f"no such topic; allowed are {', '.join(self._position)}")
 
+    def _scores(self, text: str) -> dict[int, float]:
+        (scores,) = self.topic_scores((text,)).tolist()
+        return dict(enumerate(scores))
+
+    def _labels(self, text: str, named: Collection[int]) -> dict[int, _Label]:
+        """Return what the model says of the topics that may be candidates, and of those that are named."""
+        floors = self._floors
+        if named:
+            floors = floors.copy()
+            floors[list(named)] = -np.inf
+        found = self.model.label(text, floors)
+        scores = sigmoid(np.array([label[1] for label in found])).tolist()
+        return {label[0]: _Label(score, label) for score, label in zip(scores, found, strict=True)}
+
+    def _labelled(self, text: str, label: _Label, decision: TopicDecision) -> TopicResult:
+        topic, _, found, stance = label.found
+        answer = None
+        if stance is not None and self._takes_stance[topic]:
+            best, logits, of_stance = stance
+            answer = self._stance_result(best, softmax_of(logits), _shown(text, of_stance))
+        return TopicResult(self._ids[topic], label.score, decision, answer, _shown(text, found))
+
     def _in_reach(self, pairs: CrossEncoder, logits: FloatArray) -> NDArray[np.bool_]:
         return np.ones(len(logits), dtype=bool) if self.exact else pairs.in_reach(sigmoid(logits))
 
@@ -190,47 +224,45 @@ class Scorer:
         )
 
     def _topic(self, row: Row, topic: int, score: float, decision: TopicDecision, explain: bool) -> TopicResult:
-        bias = None
-        if explain:
-            parts = self._explain_topic(row, topic)
-            evidence, bias = _chunks(row.text, parts), parts.bias
-        elif self._is_read(row, topic):
-            evidence = _shown(row.text, _stretches(row.text, self._explain_topic(row, topic)))
-        else:
-            evidence = _shown(row.text, self.model.topic_stretches(row, topic, _LINK_PART))
+        parts = self._explain_topic(row, topic)
         return TopicResult(
-            topic=self.taxonomy.topics[topic].id,
+            topic=self._ids[topic],
             score=score,
             decision=decision,
             stance=self._stance(row, topic, explain) if self._takes_stance[topic] else None,
-            evidence=evidence,
-            bias=bias,
+            evidence=_chunks(row.text, parts) if explain else _stretches(row.text, parts),
+            bias=parts.bias if explain else None,
             zero_shot=self.pairs is not None and bool(self.pairs.zero_shot[topic]),
         )
 
     def _stance(self, row: Row, topic: int, explain: bool) -> StanceResult:
-        favor, against, neutral = probabilities = softmax(self._stance_logits(row, topic)).tolist()
-        highest = max(probabilities)
-        best = probabilities.index(highest)
+        probabilities = softmax(self._stance_logits(row, topic)).tolist()
+        best = probabilities.index(max(probabilities))
+        parts = self._explain_stance(row, topic, best)
+        evidence = _chunks(row.text, parts) if explain else _stretches(row.text, parts)
+        return self._stance_result(best, probabilities, evidence, parts.bias if explain else None)
+
+    def _stance_result(
+        self, best: int, probabilities: Sequence[float], evidence: list[Evidence], bias: float | None = None
+    ) -> StanceResult:
+        favor, against, neutral = probabilities
         label = cast(StanceLabel, STANCES[best])
-        bias = None
-        if explain:
-            parts = self._explain_stance(row, topic, best)
-            evidence, bias = _chunks(row.text, parts), parts.bias
-        elif self.pairs is not None:
-            evidence = _shown(row.text, _stretches(row.text, self._explain_stance(row, topic, best)))
-        else:
-            evidence = _shown(row.text, self.model.stance_stretches(row, topic, best, _LINK_PART))
         return StanceResult(
-            label=label,
-            favor=favor,
-            against=against,
-            neutral=neutral,
-            score=favor - against,
-            decision=label if highest >= self.rules.stance_certain_from else "uncertain",
-            evidence=evidence,
-            bias=bias,
+            label,
+            favor,
+            against,
+            neutral,
+            favor - against,
+            label if probabilities[best] >= self.rules.stance_certain_from else "uncertain",
+            evidence,
+            bias,
         )
+
+
+def _floors(scores: FloatArray) -> FloatArray:
+    """Return logits just below those whose scores are these: what is at least a score is above its floor."""
+    sure = np.clip(scores, _ROUNDED, 1.0 - _ROUNDED)
+    return np.where(scores < _ROUNDED, -np.inf, np.log(sure / (1.0 - sure)) - _ROUNDED)
 
 
 def _chunks(text: str, parts: Contributions) -> list[Evidence]:
@@ -239,11 +271,11 @@ def _chunks(text: str, parts: Contributions) -> list[Evidence]:
     return [Evidence(start, end, text[start:end], weight) for (start, end), weight in weighed if weight]
 
 
-def _stretches(text: str, parts: Contributions) -> list[tuple[int, int, float]]:
-    return stretches(text, parts.spans, parts.weights, _LINK_PART)
+def _stretches(text: str, parts: Contributions) -> list[Evidence]:
+    return _shown(text, stretches(text, parts.spans, parts.weights, LINK_PART))
 
 
-def _shown(text: str, found: list[tuple[int, int, float]]) -> list[Evidence]:
+def _shown(text: str, found: list[Stretch]) -> list[Evidence]:
     """Return the weightiest stretches, heaviest first."""
     found.sort(key=_weight_of, reverse=True)
     shown: list[Evidence] = []

@@ -3,5 +3,8 @@
 #include "table.c"
 #include "reader.c"
 #include "products.c"
+#include "labels.c"
 #include "vocabulary.c"
+#include "objects.c"
+#include "labeller.c"
 #include "module.c"

@@ -1,17 +1,10 @@
-/* Python's way to the compiled feature function: `Ngrams` reads and scores texts, `Row` is one text that was read.
- * models/plain.py has the same two in NumPy, and says what their methods take and give. */
+/* Python's way to the compiled feature function: `Ngrams` reads and scores texts, `Row` is one text that was read, and
+ * `Labeller` labels texts. models/plain.py has the same in NumPy, and says what their methods take and give. */
 #define PY_SSIZE_T_CLEAN
-#include "products.h"
-#include "vocabulary.h"
+#include "objects.h"
 
 #include <string.h>
 #include <structmember.h>
-
-typedef struct {
-    PyObject_HEAD
-    Vocabulary vocabulary;
-    Reader *idle; /* readers that nobody has; only touched under the GIL */
-} NgramsObject;
 
 typedef struct {
     PyObject_HEAD
@@ -20,19 +13,7 @@ typedef struct {
     Row row;
 } RowObject;
 
-static PyTypeObject NgramsType, RowType;
-
-/* A matrix of float32, (columns of the vocabulary or more, width), in any order in memory; to be released. */
-static int matrix_from(PyObject *object, Py_ssize_t size, Py_buffer *view, Matrix *matrix) {
-    if (PyObject_GetBuffer(object, view, PyBUF_STRIDED_RO | PyBUF_FORMAT)) return -1;
-    if (view->ndim == 2 && !strcmp(view->format, "f") && view->shape[0] >= size) {
-        *matrix = (Matrix){view->buf, view->strides[0], view->strides[1], view->shape[1]};
-        return 0;
-    }
-    PyErr_Format(PyExc_ValueError, "a float32 matrix of at least %zd rows is needed", size);
-    PyBuffer_Release(view);
-    return -1;
-}
+static PyTypeObject RowType;
 
 static PyObject *row_dot(RowObject *self, PyObject *given) {
     Py_buffer view;
@@ -91,45 +72,6 @@ static PyObject *row_shares(RowObject *self, PyObject *args) {
     return found;
 }
 
-/* From its first letter or digit to its last; nothing where it has none. */
-static int append_stretch(PyObject *found, Letters text, Py_ssize_t start, Py_ssize_t end, double weight) {
-    while (start < end && !Py_UNICODE_ISALNUM(PyUnicode_READ(text.kind, text.data, start))) start++;
-    if (start == end) return 0;
-    while (!Py_UNICODE_ISALNUM(PyUnicode_READ(text.kind, text.data, end - 1))) end--;
-    PyObject *stretch = Py_BuildValue("(nnd)", start, end, weight);
-    int failed = !stretch || PyList_Append(found, stretch);
-    Py_XDECREF(stretch);
-    return failed;
-}
-
-static PyObject *row_stretches(RowObject *self, PyObject *args) {
-    PyObject *given, *direction;
-    double part;
-    if (!PyArg_ParseTuple(args, "OOd:stretches", &given, &direction, &part)) return NULL;
-    double *shares = shares_of(self, given, direction);
-    if (!shares) return NULL;
-    double heaviest = 0.0, weight = 0.0;
-    for (Py_ssize_t i = 0; i < self->row.n_chunks; i++)
-        if (shares[i] > heaviest) heaviest = shares[i];
-    PyObject *found = PyList_New(0);
-    Letters text = letters_of(self->text);
-    Py_ssize_t first = -1, last = -1, start = 0, end;
-    int failed = !found;
-    for (Py_ssize_t chunk = 0; !failed && heaviest > 0.0 && next_chunk(text, &start, &end); chunk++, start = end)
-        if (shares[chunk] >= part * heaviest) {
-            if (first < 0) first = start, weight = 0.0;
-            weight += shares[chunk];
-            last = end;
-        } else if (first >= 0) {
-            failed = append_stretch(found, text, first, last, weight);
-            first = -1;
-        }
-    if (!failed && first >= 0) failed = append_stretch(found, text, first, last, weight);
-    PyMem_Free(shares);
-    if (failed) Py_CLEAR(found);
-    return found;
-}
-
 static PyObject *row_spans(RowObject *self, PyObject *Py_UNUSED(ignored)) {
     PyObject *found = PyList_New(0);
     Letters text = letters_of(self->text);
@@ -158,8 +100,6 @@ static void row_dealloc(RowObject *self) {
 static PyMethodDef row_methods[] = {
     {"dot", (PyCFunction)row_dot, METH_O, "dot(matrix) -> float64 of shape (width,)"},
     {"shares", (PyCFunction)row_shares, METH_VARARGS, "shares(matrix, direction) -> float64 of shape (n_chunks,)"},
-    {"stretches", (PyCFunction)row_stretches, METH_VARARGS,
-     "stretches(matrix, direction, part) -> list of (start, end, weight)"},
     {"spans", (PyCFunction)row_spans, METH_NOARGS, "spans() -> list of (start, end)"},
     {"columns", (PyCFunction)row_columns, METH_NOARGS, "columns() -> int32 of shape (n,)"},
     {"values", (PyCFunction)row_values, METH_NOARGS, "values() -> float64 of shape (n,)"},
@@ -195,13 +135,6 @@ static void give_back(NgramsObject *self, Reader *reader) {
     self->idle = reader;
 }
 
-/* A new reference to the lower-case text. */
-static PyObject *lowered(PyObject *text) {
-    if (PyUnicode_Check(text)) return PyObject_CallMethod(text, "lower", NULL);
-    PyErr_Format(PyExc_TypeError, "a text is needed, not %.80s", Py_TYPE(text)->tp_name);
-    return NULL;
-}
-
 static PyObject *ngrams_read(NgramsObject *self, PyObject *text) {
     PyObject *lower = lowered(text);
     RowObject *found = lower ? PyObject_New(RowObject, &RowType) : NULL;
@@ -224,35 +157,14 @@ static PyObject *ngrams_read(NgramsObject *self, PyObject *text) {
     return (PyObject *)found;
 }
 
-/* A new list of the texts in lower case. */
-static PyObject *all_lowered(PyObject *texts) {
-    PyObject *given = PySequence_Fast(texts, "a sequence of texts is needed");
-    if (!given) return NULL;
-    Py_ssize_t n = PySequence_Fast_GET_SIZE(given);
-    PyObject *found = PyList_New(n);
-    for (Py_ssize_t i = 0; found && i < n; i++) {
-        PyObject *lower = lowered(PySequence_Fast_GET_ITEM(given, i));
-        if (lower)
-            PyList_SET_ITEM(found, i, lower);
-        else
-            Py_CLEAR(found);
-    }
-    Py_DECREF(given);
-    return found;
-}
-
 /* The products of lower-case texts and a matrix, one after the other in `sums`; -1 where memory is short. */
 static int dot_all(const Vocabulary *vocabulary, Reader *reader, PyObject *texts, const Matrix *matrix, double *sums) {
     Row row = {0};
     int failed = 0;
     memset(sums, 0, (size_t)(PyList_GET_SIZE(texts) * matrix->width) * sizeof *sums);
-    for (Py_ssize_t i = 0; !failed && i < PyList_GET_SIZE(texts); i++, sums += matrix->width) {
-        const Letters text = letters_of(PyList_GET_ITEM(texts, i));
-        if (matrix->width <= SUMMED_WIDTH && matrix->step == sizeof(float))
-            failed = sum_text(vocabulary, reader, text, matrix, sums);
-        else if (!(failed = read_text(vocabulary, reader, text, &row)))
+    for (Py_ssize_t i = 0; !failed && i < PyList_GET_SIZE(texts); i++, sums += matrix->width)
+        if (!(failed = read_text(vocabulary, reader, letters_of(PyList_GET_ITEM(texts, i)), &row)))
             add_products(row.column, row.value, row.n, matrix, sums);
-    }
     row_clear(&row);
     return failed;
 }
@@ -266,19 +178,14 @@ static PyObject *ngrams_dot(NgramsObject *self, PyObject *args) {
     PyObject *lower = all_lowered(texts);
     Reader *reader = lower ? take_reader(self) : NULL;
     if (reader) {
-        const Py_ssize_t n = PyList_GET_SIZE(lower);
-        found = PyByteArray_FromStringAndSize(NULL, n * matrix.width * (Py_ssize_t)sizeof(double));
+        found = PyByteArray_FromStringAndSize(NULL, PyList_GET_SIZE(lower) * matrix.width * (Py_ssize_t)sizeof(double));
         if (found) {
             double *sums = (double *)PyByteArray_AS_STRING(found);
             int failed;
-            reader_sum_by(reader, given);
-            if (n > 1) {
-                /* Nobody else knows these texts and sums. */
-                Py_BEGIN_ALLOW_THREADS
-                failed = dot_all(&self->vocabulary, reader, lower, &matrix, sums);
-                Py_END_ALLOW_THREADS
-            } else
-                failed = dot_all(&self->vocabulary, reader, lower, &matrix, sums);
+            /* Nobody else knows these texts and sums. */
+            Py_BEGIN_ALLOW_THREADS
+            failed = dot_all(&self->vocabulary, reader, lower, &matrix, sums);
+            Py_END_ALLOW_THREADS
             if (failed) {
                 PyErr_NoMemory();
                 Py_CLEAR(found);
@@ -315,7 +222,7 @@ static PyObject *ngrams_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
     return (PyObject *)self;
 }
 
-static PyTypeObject NgramsType = {
+PyTypeObject NgramsType = {
     PyVarObject_HEAD_INIT(NULL, 0).tp_name = "models._kernel.Ngrams",
     .tp_doc = "Ngrams(words, chars, idf): the feature function of a vocabulary.",
     .tp_basicsize = sizeof(NgramsObject),
@@ -334,6 +241,9 @@ static struct PyModuleDef definition = {
 
 PyMODINIT_FUNC PyInit__kernel(void) {
     PyObject *module = PyModule_Create(&definition);
-    if (module && (PyModule_AddType(module, &NgramsType) || PyModule_AddType(module, &RowType))) Py_CLEAR(module);
+    if (module &&
+        (PyModule_AddType(module, &NgramsType) || PyModule_AddType(module, &RowType) ||
+         PyModule_AddType(module, &LabellerType) || PyModule_AddIntConstant(module, "MOST_TOPICS", MOST_TOPICS)))
+        Py_CLEAR(module);
     return module;
 }

@@ -21,15 +21,4 @@ void add_products(const int32_t *columns, const double *values, Py_ssize_t n, co
  * n numbers. */
 void find_shares(const Row *row, const Matrix *matrix, const double *factors, double *each, double *shares);
 
-/* The widest matrix that chunks are summed for. */
-#define SUMMED_WIDTH 64
-
-/* The product of a lower-case text and a matrix, without its row: `sums` of the matrix's width, at most SUMMED_WIDTH,
- * whose columns lie side by side, and that the reader sums by. -1 where memory is short. Needs no GIL.
- *
- * A row's value is idf times 1 + ln(count). Were it idf times count, products and square norms of a text would be the
- * sums of those of its chunks, and a chunk's are the same in every text. So those are kept and added up, and what the
- * logarithm makes of the columns that occur more than once is put right after. */
-int sum_text(const Vocabulary *vocabulary, Reader *reader, Letters text, const Matrix *matrix, double *sums);
-
 #endif

@@ -24,13 +24,14 @@ Reader *reader_new(const Vocabulary *vocabulary) {
     reader->cache = PyMem_RawCalloc(CACHED_CHUNKS, sizeof *reader->cache);
     reader->hashes = PyMem_RawCalloc(CACHED_CHUNKS, sizeof *reader->hashes);
     reader->latest = PyMem_RawCalloc(CACHED_CHUNKS / 2, sizeof *reader->latest);
-    reader->summed = PyMem_RawCalloc(CACHED_CHUNKS, sizeof *reader->summed);
-    if (!reader->slots || !reader->cache || !reader->hashes || !reader->latest || !reader->summed) {
+    reader->kept = PyMem_RawCalloc(CACHED_CHUNKS, sizeof *reader->kept);
+    if (!reader->slots || !reader->cache || !reader->hashes || !reader->latest || !reader->kept) {
         reader_free(reader);
         return NULL;
     }
     reader->n_slots = vocabulary->size;
-    for (Py_ssize_t column = 0; column < vocabulary->size; column++) reader->slots[column].idf = vocabulary->idf[column];
+    for (Py_ssize_t column = 0; column < vocabulary->size; column++)
+        reader->slots[column].idf = vocabulary->idf[column];
     return reader;
 }
 
@@ -39,23 +40,11 @@ void reader_free(Reader *reader) {
     PyMem_RawFree(reader->cache);
     PyMem_RawFree(reader->hashes);
     PyMem_RawFree(reader->latest);
-    PyMem_RawFree(reader->summed);
+    PyMem_RawFree(reader->kept);
     PyMem_RawFree(reader->letters);
     PyMem_RawFree(reader->pieces);
     PyMem_RawFree(reader->couples);
-    PyMem_RawFree(reader->sums.sums);
-    PyMem_RawFree(reader->sums.column);
-    PyMem_RawFree(reader->sums.value);
-    Py_XDECREF(reader->sums.matrix);
     PyMem_RawFree(reader);
-}
-
-void reader_sum_by(Reader *reader, PyObject *matrix) {
-    if (reader->sums.matrix == matrix) return;
-    PyMem_RawFree(reader->sums.sums);
-    reader->sums.sums = NULL;
-    memset(reader->summed, 0, CACHED_CHUNKS);
-    Py_XSETREF(reader->sums.matrix, Py_NewRef(matrix));
 }
 
 int reader_reserve(Reader *reader, Py_ssize_t length) {
@@ -201,7 +190,7 @@ Chunk *reader_chunk(const Vocabulary *vocabulary, Reader *reader, Piece piece) {
         memcmp(chunk->letters, letters, (size_t)piece.length * sizeof *letters)) {
         take_apart(vocabulary, letters, piece, chunk);
         reader->hashes[piece.slot] = piece.hash;
-        reader->summed[piece.slot] = 0;
+        reader->kept[piece.slot] = 0;
     }
     return chunk;
 }
@@ -235,10 +224,10 @@ Py_ssize_t reader_split(Reader *reader, Letters text) {
             PREFETCH(chunk + 64);
             PREFETCH(chunk + 128);
             PREFETCH(chunk + 192);
-            if (reader->sums.sums) {
-                const double *sums = reader->sums.sums + piece->slot * reader->sums.step;
-                PREFETCH(sums);
-                PREFETCH(sums + reader->sums.step - 1);
+            if (reader->beside) {
+                const char *kept = reader->beside + piece->slot * reader->beside_step;
+                PREFETCH(kept);
+                PREFETCH(kept + reader->beside_step - 1);
             }
         }
     }

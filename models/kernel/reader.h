@@ -54,18 +54,6 @@ typedef struct {
     int32_t first, second, first_chunk, second_chunk;
 } Couple;
 
-/* The sums of the cached chunks' products with one matrix: of each chunk the square norm of its idf, then the product of
- * its idf with each column of the matrix. */
-typedef struct {
-    PyObject *matrix; /* whose they are; only touched under the GIL */
-    double *sums;
-    Py_ssize_t step; /* from one chunk's to the next */
-    /* What is not summed chunk by chunk: columns and values, room for `size` letters. */
-    int32_t *column;
-    double *value;
-    Py_ssize_t size;
-} Sums;
-
 /* What reading needs beside the vocabulary. One thread at a time has it; made and freed under the GIL. */
 typedef struct Reader {
     Slot *slots;
@@ -75,8 +63,11 @@ typedef struct Reader {
     Chunk *cache;
     uint32_t *hashes; /* of the cached chunks */
     uint8_t *latest;  /* of two places */
-    uint8_t *summed;  /* whether there is a sum of the chunk */
-    Sums sums;
+    /* What somebody else keeps of each cached chunk: which of it there is, and where it begins, if that shall be on its
+     * way when the chunk is. */
+    uint64_t *kept;
+    const char *beside;
+    Py_ssize_t beside_step;
     Py_UCS4 *letters;
     Piece *pieces;
     Couple *couples; /* of the text at hand; the last one is open, its second word is yet to come */
@@ -111,9 +102,6 @@ int next_chunk(Letters text, Py_ssize_t *start, Py_ssize_t *end);
 
 Reader *reader_new(const Vocabulary *vocabulary);
 void reader_free(Reader *reader);
-
-/* Have the sums belong to `matrix` from now on, which must not change. */
-void reader_sum_by(Reader *reader, PyObject *matrix);
 
 /* Have room for a text of that length, and for as many places; -1 where memory is short. */
 int reader_reserve(Reader *reader, Py_ssize_t length);

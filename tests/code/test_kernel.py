@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -14,7 +15,8 @@ from sklearn.linear_model import LogisticRegression
 
 from models.bundle import Bundle
 from models.examples import Example
-from models.features import IS_COMPILED, NgramFeatures, NgramRow
+from models.features import IS_COMPILED, Labeller, NgramFeatures
+from models.plain import Stretch, Weights
 from training.export import pipelines
 from training.linear import feature_matrix
 
@@ -53,31 +55,65 @@ def texts(seeds: list[Example]) -> list[str]:
     return made
 
 
-def check_equal(both: Pair, bundle: Bundle, text: str) -> None:
-    compiled, plain = (features.read(text) for features in both)
-    np.testing.assert_array_equal(compiled.columns(), plain.columns())
-    # To the last bit.
-    assert compiled.values().tobytes() == plain.values().tobytes()
+@pytest.fixture(scope="module")
+def labellers(both: Pair, bundle: Bundle) -> tuple[Labeller, Labeller]:
+    """What labels by the weights of the seeds, compiled and not."""
     model = bundle.scorer.model
     assert model.stance_weights is not None
-    products = plain.dot(model.topic_weights)
-    np.testing.assert_allclose(both[0].dot((text,), model.topic_weights)[0], products, atol=1e-9)
-    for matrix, direction in (
+    stances = model.stance_weights[0] + model.stance_weights[1:]
+    weights = Weights(model.topic_weights, model.topic_bias, stances, model.stance_bias)
+    compiled, plain = (features.labeller(weights, 0.1) for features in both)
+    assert type(compiled) is not type(plain)
+    return compiled, plain
+
+
+@pytest.fixture(scope="module")
+def check_equal(both: Pair, labellers: tuple[Labeller, Labeller], bundle: Bundle) -> Callable[[str], None]:
+    """What sees that the compiled features and labels of a text are the plain ones."""
+    model = bundle.scorer.model
+    assert model.stance_weights is not None
+    matrices = (
         (model.topic_weights, tuple(np.eye(model.topic_weights.shape[1])[1])),
         (model.topic_weights[:, 3:4], (1.0,)),
         (model.stance_weights[4], (2 / 3, -1 / 3, -1 / 3)),
-    ):
-        np.testing.assert_allclose(compiled.dot(matrix), plain.dot(matrix), atol=1e-12)
-        ours, theirs = (row.shares(matrix, direction) for row in (compiled, plain))
-        assert ours.spans == theirs.spans
-        np.testing.assert_allclose(ours.weights, theirs.weights, atol=1e-12)
-        check_stretches(compiled, plain, matrix, direction)
+    )
+
+    def check(text: str) -> None:
+        compiled, plain = (features.read(text) for features in both)
+        np.testing.assert_array_equal(compiled.columns(), plain.columns())
+        # To the last bit.
+        assert compiled.values().tobytes() == plain.values().tobytes()
+        for matrix, direction in matrices:
+            np.testing.assert_allclose(compiled.dot(matrix), plain.dot(matrix), atol=1e-12)
+            ours, theirs = (row.shares(matrix, direction) for row in (compiled, plain))
+            assert ours.spans == theirs.spans
+            np.testing.assert_allclose(ours.weights, theirs.weights, atol=1e-12)
+        check_labels(*labellers, text)
+
+    return check
 
 
-def check_stretches(compiled: NgramRow, plain: NgramRow, matrix: np.ndarray, direction: tuple[float, ...]) -> None:
-    ours, theirs = (row.stretches(matrix, direction, 0.1) for row in (compiled, plain))
+def check_labels(compiled: Labeller, plain: Labeller, text: str) -> None:
+    # Every other topic is asked for.
+    logits = np.frombuffer(compiled.logits((text,)))
+    floors = np.where(np.arange(len(logits)) % 2, -np.inf, np.inf)
+    ours, theirs = compiled.label(text, floors), plain.label(text, floors)
+    assert [label[0] for label in ours] == [label[0] for label in theirs] == list(range(1, len(logits), 2))
+    np.testing.assert_allclose(logits, np.frombuffer(plain.logits((text,))), atol=1e-9)
+    for one, other in zip(ours, theirs, strict=True):
+        assert one[1] == logits[one[0]]
+        check_stretches(one[2], other[2])
+        if one[3] is None or other[3] is None:
+            assert one[3] is other[3]
+            continue
+        assert one[3][0] == other[3][0]
+        np.testing.assert_allclose(one[3][1], other[3][1], atol=1e-9)
+        check_stretches(one[3][2], other[3][2])
+
+
+def check_stretches(ours: list[Stretch], theirs: list[Stretch]) -> None:
     assert [stretch[:2] for stretch in ours] == [stretch[:2] for stretch in theirs]
-    np.testing.assert_allclose([each[2] for each in ours], [each[2] for each in theirs], atol=1e-12)
+    np.testing.assert_allclose([each[2] for each in ours], [each[2] for each in theirs], atol=1e-9)
 
 
 def test_it_is_compiled_here() -> None:
@@ -85,24 +121,30 @@ def test_it_is_compiled_here() -> None:
 
 
 def test_it_is_equal_on_the_seeds_and_on_many_scripts(
-    both: Pair, bundle: Bundle, seeds: list[Example], texts: list[str]
+    check_equal: Callable[[str], None], seeds: list[Example], texts: list[str]
 ) -> None:
     for text in [example.text for example in seeds[::40]] + texts[::25]:
-        check_equal(both, bundle, text)
+        check_equal(text)
 
 
 @settings(deadline=None, max_examples=500)
 @given(text=st.text(max_size=300))
-def test_it_is_equal_on_any_text(both: Pair, bundle: Bundle, text: str) -> None:
-    check_equal(both, bundle, text)
+def test_it_is_equal_on_any_text(check_equal: Callable[[str], None], text: str) -> None:
+    check_equal(text)
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", " ", "a", "İİ Σας ΑΣ Σ", "x" * 100_000, "ab " * 30_000, "a b " * 999, "\u2028".join("abc"), "one_two __ 1 22"],
-)
-def test_it_is_equal_at_the_edges(both: Pair, bundle: Bundle, text: str) -> None:
-    check_equal(both, bundle, text)
+    [
+        "", " ", "a", "İİ Σας ΑΣ Σ", "x" * 100_000, "ab " * 30_000, "a b " * 999, "\u2028".join("abc"),
+        "one_two __ 1 22",
+        # Chunks that push one another out of the cache before the end of the text.
+        " ".join(f"treaty{number}" for number in range(20_000)),
+        "the " + "harbours" * 5 + " the " + "harbours" * 5 + " the harbour",
+    ],
+)  # fmt: skip
+def test_it_is_equal_at_the_edges(check_equal: Callable[[str], None], text: str) -> None:
+    check_equal(text)
 
 
 def test_scores_are_those_of_scikit_learns_estimators_on_ten_thousand_texts(bundle: Bundle, texts: list[str]) -> None:
@@ -116,21 +158,33 @@ def test_scores_are_those_of_scikit_learns_estimators_on_ten_thousand_texts(bund
         np.testing.assert_allclose(scores[:, index], expit(matrix @ head.coef_[0] + head.intercept_[0]), atol=1e-6)
 
 
-def test_threads_share_one_vocabulary(both: Pair, bundle: Bundle, texts: list[str]) -> None:
-    weights = bundle.scorer.model.topic_weights
-    expected = both[0].dot(texts, weights)
+def test_threads_share_one_vocabulary(labellers: tuple[Labeller, Labeller], texts: list[str]) -> None:
+    compiled, _ = labellers
+    some, floors = texts[:2_000], np.full(11, 0.0)
+    logits, labels = compiled.logits(some), [compiled.label(text, floors) for text in some]
     with ThreadPoolExecutor(8) as pool:
-        for found in pool.map(lambda _: both[0].dot(texts, weights), range(16)):
-            np.testing.assert_array_equal(found, expected)
+        for found in pool.map(lambda _: compiled.logits(some), range(16)):
+            assert found == logits
+        for found in pool.map(lambda _: [compiled.label(text, floors) for text in some], range(16)):
+            assert found == labels
 
 
-def test_matrices_in_turn_are_not_taken_for_one_another(both: Pair, texts: list[str]) -> None:
-    drawn = np.random.default_rng(3)
-    # Of the widths that are summed by chunk, and one that is not; then in an order that is not.
-    made = [drawn.normal(size=(both[0].size, width)).astype(np.float32) for width in (3, 3, 17, 65)]
-    for matrix in (*made, np.asfortranarray(made[0]), *made):
-        expected = both[1].dot(texts[:20], matrix)
-        np.testing.assert_allclose(both[0].dot(texts[:20], matrix), expected, atol=1e-9)
+@pytest.mark.parametrize("n_topics", [1, 17, 63, 64])
+@pytest.mark.parametrize("has_stances", [True, False])
+def test_any_number_of_topics_is_labelled_alike(both: Pair, texts: list[str], n_topics: int, has_stances: bool) -> None:
+    drawn = np.random.default_rng(n_topics)
+    size = both[0].size
+    weights = Weights(
+        np.asfortranarray(drawn.normal(size=(size, n_topics)).astype(np.float32)),
+        drawn.normal(size=n_topics),
+        list(drawn.normal(size=(3, size, 3)).astype(np.float32)) * (1 + n_topics // 3) if has_stances else [],
+        drawn.normal(size=(n_topics, 3)) if has_stances else None,
+    )
+    weights = weights._replace(stances=weights.stances[:n_topics])
+    compiled, plain = (features.labeller(weights, 0.1) for features in both)
+    for text in texts[:10]:
+        check_labels(compiled, plain, text)
+    assert np.frombuffer(compiled.logits(texts[:3])).shape == (3 * n_topics,)
 
 
 def test_rows_outlive_one_another_and_their_features(bundle: Bundle, seeds: list[Example]) -> None:
@@ -153,6 +207,21 @@ def test_what_does_not_fit_is_refused(both: Pair) -> None:
     good = np.zeros((size, 2), np.float32)
     with pytest.raises(ValueError, match="direction of 2"):
         row.shares(good, (1.0,))
+    weights = Weights(good, np.zeros(2), [np.zeros((size, 3), np.float32)] * 2, np.zeros((2, 3)))
+    for wrongly, message in (
+        (weights._replace(topic_bias=np.zeros(3)), "float64 numbers"),
+        (weights._replace(topic_bias=np.zeros(2, np.float32)), "float64 numbers"),
+        (weights._replace(stances=weights.stances[:1]), "toward 2 topics"),
+        (weights._replace(stances=[good, good]), "of 3 for stances"),
+        (weights._replace(stance_bias=np.zeros((3, 2))), "float64 numbers"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            both[0].labeller(wrongly, 0.1)
+    labeller = both[0].labeller(weights, 0.1)
+    with pytest.raises(ValueError, match="float64 numbers"):
+        labeller.label("some text", np.zeros(1))
+    with pytest.raises(TypeError, match="text"):
+        labeller.label(3, np.zeros(2))  # type: ignore[arg-type]  # what a caller without types may do
     with pytest.raises(TypeError, match="text"):
         both[0].read(b"bytes")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="text"):

@@ -1,0 +1,292 @@
+#include "labels.h"
+
+#include <string.h>
+
+Sums *sums_new(const Weights *weights) {
+    Sums *sums = PyMem_RawCalloc(1, sizeof *sums);
+    if (!sums) return NULL;
+    const size_t step = (size_t)(1 + weights->topics.width) * sizeof(double);
+    sums->reader = reader_new(weights->vocabulary);
+    sums->kept = PyMem_RawCalloc((size_t)weights->topics.width + 1, sizeof *sums->kept);
+    if (sums->kept) sums->kept[0] = PyMem_RawMalloc(CACHED_CHUNKS * step);
+    if (!sums->reader || !sums->kept || !sums->kept[0]) {
+        sums_free(sums, weights);
+        return NULL;
+    }
+    sums->reader->beside = (const char *)sums->kept[0];
+    sums->reader->beside_step = (Py_ssize_t)step;
+    return sums;
+}
+
+void sums_free(Sums *sums, const Weights *weights) {
+    if (sums->reader) reader_free(sums->reader);
+    for (Py_ssize_t which = 0; sums->kept && which <= weights->topics.width; which++) PyMem_RawFree(sums->kept[which]);
+    PyMem_RawFree(sums->kept);
+    PyMem_RawFree(sums->block);
+    PyMem_RawFree(sums);
+}
+
+/* Room for a text: at most four n-grams of characters a letter, half as many that occur twice, a word and a bigram for
+ * every two letters, and a chunk for every two. One more of what is written before it is known to stay. */
+static int sums_reserve(Sums *sums, Py_ssize_t length) {
+    if (sums->block && length <= sums->size) return 0;
+    PyMem_RawFree(sums->block);
+    const size_t n = (size_t)length + 2;
+    sums->size = length;
+    sums->block = PyMem_RawMalloc(n * (12 * sizeof(double) + 21 * sizeof(int32_t)));
+    if (!sums->block) return -1;
+    sums->word_value = sums->block;
+    sums->lack = sums->word_value + n;
+    sums->each = sums->lack + 2 * n;
+    sums->parts = sums->each + 2 * N_STANCES * n;
+    sums->word = (int32_t *)(sums->parts + N_STANCES * n);
+    sums->word_chunk = sums->word + n;
+    sums->gram = sums->word_chunk + 2 * n;
+    sums->gram_chunk = sums->gram + 4 * n;
+    sums->repeated = sums->gram_chunk + 4 * n;
+    sums->again = sums->repeated + 2 * n;
+    sums->again_chunk = sums->again + 4 * n;
+    return 0;
+}
+
+/* Count an occurrence of each column. Without a branch: which occur again cannot be foretold. */
+static inline void count(Sums *sums, const int32_t *columns, Py_ssize_t n) {
+    Slot *slots = sums->reader->slots;
+    const uint32_t base = sums->reader->base;
+    int32_t *repeated = sums->repeated;
+    Py_ssize_t n_repeated = sums->n_repeated;
+    for (Py_ssize_t i = 0; i < n; i++) {
+        Slot *slot = &slots[columns[i]];
+        const uint32_t place = (slot->place > base ? slot->place : base) + 1;
+        slot->place = place;
+        repeated[n_repeated] = columns[i];
+        n_repeated += place == base + 2;
+    }
+    sums->n_repeated = n_repeated;
+}
+
+static inline uint32_t times(const Sums *sums, int32_t column) {
+    return sums->reader->slots[column].place - sums->reader->base;
+}
+
+static inline double idf_of(const Sums *sums, int32_t column) { return sums->reader->slots[column].idf; }
+
+/* What is kept of a chunk by the topics' weights, for 0, or by those of the stances toward a topic, for 1 + topic. */
+static inline const double *sums_of(Sums *sums, const Weights *weights, Piece piece, const Chunk *chunk,
+                                    Py_ssize_t which) {
+    const Matrix *matrix = which ? &weights->stances[which - 1] : &weights->topics;
+    const Py_ssize_t n_norms = !which, step = n_norms + matrix->width;
+    double *found = sums->kept[which] + piece.slot * step;
+    const uint64_t bit = (uint64_t)1 << which;
+    if (!(sums->reader->kept[piece.slot] & bit)) {
+        double values[CACHED_GRAMS], norm = 0.0;
+        for (int i = 0; i < chunk->n_grams; i++) {
+            values[i] = idf_of(sums, chunk->grams[i]);
+            norm += values[i] * values[i];
+        }
+        memset(found, 0, (size_t)step * sizeof *found);
+        if (n_norms) found[0] = norm;
+        add_products(chunk->grams, values, chunk->n_grams, matrix, found + n_norms);
+        sums->reader->kept[piece.slot] |= bit;
+    }
+    return found;
+}
+
+static inline void list_word(Sums *sums, int32_t column, Py_ssize_t first_chunk, Py_ssize_t second_chunk) {
+    if (column == MISSING) return;
+    Slot *slot = &sums->reader->slots[column];
+    slot->place = (slot->place > sums->reader->base ? slot->place : sums->reader->base) + 1;
+    sums->word[sums->n_words] = column;
+    sums->word_chunk[2 * sums->n_words] = (int32_t)first_chunk;
+    sums->word_chunk[2 * sums->n_words + 1] = (int32_t)second_chunk;
+    sums->n_words++;
+}
+
+/* List the words of a piece, count its n-grams and add their sums; returns their square norm. */
+static double sum_piece(Sums *sums, const Weights *weights, Py_ssize_t place, double *of_char) {
+    Reader *reader = sums->reader;
+    const Vocabulary *vocabulary = weights->vocabulary;
+    const Piece piece = reader->pieces[place];
+    if (piece.length <= CACHED_LETTERS) {
+        const Chunk *chunk = reader_chunk(vocabulary, reader, piece);
+        const double *known = sums_of(sums, weights, piece, chunk, 0);
+        for (int i = 0; i < chunk->n_words; i++)
+            list_word(sums, reader_word(vocabulary, reader, chunk->words[i], place), place, place);
+        count(sums, chunk->grams, chunk->n_grams);
+        for (Py_ssize_t t = 0; t < weights->topics.width; t++) of_char[t] += known[1 + t];
+        return known[0];
+    }
+    const Py_UCS4 *letters = reader->letters + piece.start;
+    for (Py_ssize_t start = 0, end; next_word(letters, piece.length, &start, &end); start = end) {
+        const int32_t word = word_table_get(&vocabulary->words, letters + start, (size_t)(end - start));
+        list_word(sums, reader_word(vocabulary, reader, word, place), place, place);
+    }
+    int32_t *grams = sums->gram + sums->n_grams;
+    const Py_ssize_t n = find_grams(&vocabulary->grams, letters - 1, piece.length + 2, grams);
+    double norm = 0.0;
+    count(sums, grams, n);
+    for (Py_ssize_t i = 0; i < n; i++) {
+        const double idf = idf_of(sums, grams[i]);
+        norm += idf * idf;
+        sums->gram_chunk[sums->n_grams++] = (int32_t)place;
+    }
+    return norm;
+}
+
+static double inverse_root(double square) { return square > 0.0 ? 1.0 / sqrt(square) : 0.0; }
+
+static void list_bigrams(Sums *sums, const Vocabulary *vocabulary) {
+    for (Py_ssize_t i = 0; i < sums->reader->n_couples; i++) {
+        const Couple couple = sums->reader->couples[i];
+        const int32_t column = pair_table_get(&vocabulary->pairs, couple.first, couple.second);
+        list_word(sums, column, couple.first_chunk, couple.second_chunk);
+    }
+}
+
+static void weigh_words(Sums *sums, const Vocabulary *vocabulary) {
+    double norm = 0.0;
+    for (Py_ssize_t i = 0; i < sums->n_words; i++) {
+        const uint32_t n = times(sums, sums->word[i]);
+        const double value = weight_of_count(vocabulary, n) * idf_of(sums, sums->word[i]);
+        norm += value * value / n;
+        sums->word_value[i] = value / n;
+    }
+    const double by_word = inverse_root(norm);
+    for (Py_ssize_t i = 0; i < sums->n_words; i++) sums->word_value[i] *= by_word;
+}
+
+/* Add what is not summed chunk by chunk. */
+static void weigh_grams(Sums *sums, const Weights *weights, double norm, double *of_char) {
+    for (Py_ssize_t i = 0; i < sums->n_grams; i++) sums->each[i] = idf_of(sums, sums->gram[i]);
+    add_products(sums->gram, sums->each, sums->n_grams, &weights->topics, of_char);
+    for (Py_ssize_t k = 0; k < sums->n_repeated; k++) {
+        const uint32_t n = times(sums, sums->repeated[k]);
+        const double tf = weight_of_count(weights->vocabulary, n), idf = idf_of(sums, sums->repeated[k]);
+        sums->lack[k] = (tf / n - 1.0) * idf;
+        sums->each[k] = (tf - n) * idf;
+        norm += (tf * tf - n) * idf * idf;
+    }
+    add_products(sums->repeated, sums->each, sums->n_repeated, &weights->topics, of_char);
+    sums->by_char = inverse_root(norm);
+}
+
+int sum_text(Sums *sums, const Weights *weights, Letters text, double *logits) {
+    Reader *reader = sums->reader;
+    const Py_ssize_t n_topics = weights->topics.width;
+    double of_char[MOST_TOPICS] = {0.0}, of_word[MOST_TOPICS] = {0.0}, norm = 0.0;
+    reader->base += sums->used;
+    sums->used = 0;
+    if (reader_reserve(reader, text.length) || sums_reserve(sums, text.length)) return -1;
+    /* Counts, and then the places of what occurs more than once. */
+    sums->used = (uint32_t)(2 * ENTRIES_PER_LETTER * text.length);
+    sums->n_words = sums->n_grams = sums->n_repeated = 0;
+    sums->n_again = -1;
+    sums->n_chunks = reader_split(reader, text);
+    for (Py_ssize_t i = 0; i < sums->n_chunks; i++) norm += sum_piece(sums, weights, i, of_char);
+    list_bigrams(sums, weights->vocabulary);
+    weigh_words(sums, weights->vocabulary);
+    add_products(sums->word, sums->word_value, sums->n_words, &weights->topics, of_word);
+    weigh_grams(sums, weights, norm, of_char);
+    for (Py_ssize_t t = 0; t < n_topics; t++)
+        logits[t] = of_word[t] + sums->by_char * of_char[t] + weights->topic_bias[t];
+    return 0;
+}
+
+/* List the occurrences of the columns, in a chunk, that occur more than once; their slots hold places above `mark`. */
+static inline Py_ssize_t list_again(Sums *sums, uint32_t mark, const int32_t *columns, Py_ssize_t n, Py_ssize_t chunk,
+                                    Py_ssize_t n_again) {
+    for (Py_ssize_t i = 0; i < n; i++) {
+        const uint32_t place = sums->reader->slots[columns[i]].place;
+        sums->again[n_again] = (int32_t)(place - mark - 1);
+        sums->again_chunk[n_again] = (int32_t)chunk;
+        n_again += place > mark;
+    }
+    return n_again;
+}
+
+static void find_again(Sums *sums, const Weights *weights) {
+    Reader *reader = sums->reader;
+    const uint32_t mark = reader->base + sums->used / 2;
+    Py_ssize_t n_again = 0;
+    for (Py_ssize_t k = 0; k < sums->n_repeated; k++) reader->slots[sums->repeated[k]].place = mark + 1 + (uint32_t)k;
+    for (Py_ssize_t i = 0; i < sums->n_chunks; i++) {
+        const Piece piece = reader->pieces[i];
+        if (piece.length > CACHED_LETTERS) continue;
+        const Chunk *chunk = reader_chunk(weights->vocabulary, reader, piece);
+        n_again = list_again(sums, mark, chunk->grams, chunk->n_grams, i, n_again);
+    }
+    for (Py_ssize_t i = 0; i < sums->n_grams; i++)
+        n_again = list_again(sums, mark, sums->gram + i, 1, sums->gram_chunk[i], n_again);
+    sums->n_again = n_again;
+}
+
+/* Add `value` times a row of weights. */
+static inline void add_row(double *onto, double value, const Matrix *matrix, int32_t column, int width) {
+    const float *weights = weights_of(matrix, column);
+    for (int t = 0; t < width; t++) onto[t] += value * weights[t];
+}
+
+/* What each chunk adds to the products with `width` columns of a matrix: `parts` of shape (n_chunks, width). What is
+ * kept of a chunk by these weights has them from `offset` on. */
+static inline void find_parts(Sums *sums, const Weights *weights, Py_ssize_t which, const Matrix *matrix,
+                              Py_ssize_t offset, int width) {
+    Reader *reader = sums->reader;
+    double *parts = sums->parts, *each = sums->each;
+    if (sums->n_again < 0) find_again(sums, weights);
+    memset(parts, 0, (size_t)(sums->n_chunks * width) * sizeof *parts);
+    for (Py_ssize_t i = 0; i < sums->n_chunks; i++) {
+        const Piece piece = reader->pieces[i];
+        if (piece.length > CACHED_LETTERS) continue;
+        const Chunk *chunk = reader_chunk(weights->vocabulary, reader, piece);
+        const double *known = sums_of(sums, weights, piece, chunk, which) + offset;
+        for (int t = 0; t < width; t++) parts[i * width + t] = known[t];
+    }
+    for (Py_ssize_t i = 0; i < sums->n_grams; i++)
+        add_row(parts + sums->gram_chunk[i] * width, idf_of(sums, sums->gram[i]), matrix, sums->gram[i], width);
+    for (Py_ssize_t k = 0; k < sums->n_repeated; k++) {
+        prefetch(sums->repeated, k, sums->n_repeated, matrix);
+        for (int t = 0; t < width; t++) each[k * width + t] = sums->lack[k] * weights_of(matrix, sums->repeated[k])[t];
+    }
+    for (Py_ssize_t i = 0; i < sums->n_again; i++)
+        for (int t = 0; t < width; t++) parts[sums->again_chunk[i] * width + t] += each[sums->again[i] * width + t];
+    for (Py_ssize_t i = 0; i < sums->n_chunks * width; i++) parts[i] *= sums->by_char;
+    for (Py_ssize_t i = 0; i < sums->n_words; i++) {
+        prefetch(sums->word, i, sums->n_words, matrix);
+        for (int half = 0; half < 2; half++)
+            add_row(parts + sums->word_chunk[2 * i + half] * width, 0.5 * sums->word_value[i], matrix, sums->word[i],
+                    width);
+    }
+}
+
+void share_topic(Sums *sums, const Weights *weights, Py_ssize_t topic, double *shares) {
+    Matrix matrix = weights->topics;
+    matrix.first += topic * matrix.step;
+    matrix.width = 1;
+    find_parts(sums, weights, 0, &matrix, 1 + topic, 1);
+    memcpy(shares, sums->parts, (size_t)sums->n_chunks * sizeof *shares);
+}
+
+int share_stance(Sums *sums, const Weights *weights, Py_ssize_t topic, double *logits, double *shares) {
+    const Py_ssize_t which = 1 + topic;
+    if (!sums->kept[which]) {
+        sums->kept[which] = PyMem_RawMalloc(CACHED_CHUNKS * N_STANCES * sizeof **sums->kept);
+        if (!sums->kept[which]) return -1;
+    }
+    find_parts(sums, weights, which, &weights->stances[topic], 0, N_STANCES);
+    double mean = 0.0;
+    for (int t = 0; t < N_STANCES; t++) {
+        logits[t] = weights->stance_bias[topic * N_STANCES + t];
+        for (Py_ssize_t i = 0; i < sums->n_chunks; i++) logits[t] += sums->parts[i * N_STANCES + t];
+        mean += logits[t] / N_STANCES;
+    }
+    int best = 0;
+    for (int t = 0; t < N_STANCES; t++) {
+        logits[t] -= mean;
+        if (logits[t] > logits[best]) best = t;
+    }
+    for (Py_ssize_t i = 0; i < sums->n_chunks; i++) {
+        const double *part = sums->parts + i * N_STANCES;
+        shares[i] = part[best] - (part[0] + part[1] + part[2]) / N_STANCES;
+    }
+    return best;
+}

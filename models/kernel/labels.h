@@ -1,0 +1,66 @@
+/* The topics and stances of a text, and what decided them, from one pass over its chunks.
+ *
+ * A row's value is idf times 1 + ln(count). Were it idf times count, products and square norms of a text would be the
+ * sums of those of its chunks, and a chunk's are the same in every text. So those are kept and added up, and what the
+ * logarithm makes of the n-grams that occur more than once is put right after. */
+#ifndef STANCERY_LABELS_H
+#define STANCERY_LABELS_H
+
+#include "products.h"
+
+/* What is kept of a chunk are the sums of its products with the topics' weights, and with each topic's stances: which
+ * of them there are is told by the bits of one number. */
+#define MOST_TOPICS 63
+#define N_STANCES 3
+
+typedef struct {
+    const Vocabulary *vocabulary;
+    Matrix topics;
+    const double *topic_bias;
+    Matrix *stances;           /* of each topic, N_STANCES wide; NULL where there are none */
+    const double *stance_bias; /* (n_topics, N_STANCES) */
+} Weights;
+
+/* What one thread labels with, and the text at hand. */
+typedef struct Sums {
+    Reader *reader;
+    /* By place in the reader's cache: first of the topics, after the square norm of the idf; then of the stances toward
+     * each topic, once they are asked for. */
+    double **kept;
+    /* Words and bigrams one by one, and the two chunks that each stands in; the values are of one occurrence. */
+    int32_t *word, *word_chunk;
+    double *word_value;
+    Py_ssize_t n_words;
+    /* Character n-grams of chunks that are too long for the cache, one by one. */
+    int32_t *gram, *gram_chunk;
+    Py_ssize_t n_grams;
+    /* Character n-grams that occur more than once, and what a kept sum lacks of each occurrence. */
+    int32_t *repeated;
+    double *lack;
+    Py_ssize_t n_repeated;
+    /* Where they do; found when it is first asked for, -1 before. */
+    int32_t *again, *again_chunk;
+    Py_ssize_t n_again;
+    double by_char; /* 1 / norm */
+    Py_ssize_t n_chunks;
+    double *each, *parts; /* room to work in */
+    uint32_t used;        /* above the reader's base */
+    void *block;
+    Py_ssize_t size; /* of the longest text that there is room for */
+    struct Sums *next;
+} Sums;
+
+Sums *sums_new(const Weights *weights);
+void sums_free(Sums *sums, const Weights *weights);
+
+/* The logit of each topic for a lower-case text, which is at hand from now on; -1 where memory is short. */
+int sum_text(Sums *sums, const Weights *weights, Letters text, double *logits);
+
+/* What each chunk of the text at hand adds to the logit of a topic; `shares` has room for all chunks. */
+void share_topic(Sums *sums, const Weights *weights, Py_ssize_t topic, double *shares);
+
+/* The stance logits toward a topic, their mean 0, and what each chunk adds to the highest; returns which that is, -1
+ * where memory is short. */
+int share_stance(Sums *sums, const Weights *weights, Py_ssize_t topic, double *logits, double *shares);
+
+#endif
