@@ -1,4 +1,7 @@
-"""What comes back for a paragraph: the one shape of an answer, over HTTP, from the command line and in Python."""
+"""What comes back for a paragraph: the one shape of an answer, over HTTP, from the command line and in Python.
+
+Results hold nothing that could hold them, so the garbage collector need not look for cycles in them.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from typing import Literal
 import msgspec
 
 
-class Evidence(msgspec.Struct, frozen=True):
+class Evidence(msgspec.Struct, frozen=True, gc=False):
     """A stretch of the paragraph, ``text == paragraph[start:end]`` in characters, and what it adds to a logit."""
 
     start: int
@@ -16,7 +19,7 @@ class Evidence(msgspec.Struct, frozen=True):
     weight: float
 
 
-class StanceResult(msgspec.Struct, frozen=True, omit_defaults=True):
+class StanceResult(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """The stance toward one topic's proposition.
 
     ``favor + against + neutral`` is 1. ``score`` is ``favor - against``, in [-1, 1]. ``label`` is the likeliest of the
@@ -35,7 +38,7 @@ class StanceResult(msgspec.Struct, frozen=True, omit_defaults=True):
     bias: float | None = None
 
 
-class TopicResult(msgspec.Struct, frozen=True, omit_defaults=True):
+class TopicResult(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """One topic of a paragraph.
 
     ``score`` is the calibrated probability, in [0, 1], that the paragraph is about it. ``evidence`` weighs on its
@@ -52,7 +55,7 @@ class TopicResult(msgspec.Struct, frozen=True, omit_defaults=True):
     zero_shot: bool = False
 
 
-class Result(msgspec.Struct, frozen=True, omit_defaults=True):
+class Result(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """One paragraph, labelled. ``text``, ``start`` and ``end`` say where in the article it stood, if one was sent."""
 
     id: str

@@ -48,6 +48,9 @@ class Holder(NamedTuple):
     allowance: Allowance | None
 
 
+_ANYBODY = Holder(ANONYMOUS, frozenset(SCOPES), None)
+
+
 class Keys:
     """The keys as this worker knows them; no request waits for the database to learn who asks.
 
@@ -95,7 +98,7 @@ class Keys:
         """
         if authorization is None:
             if self._anonymous:
-                return Holder(ANONYMOUS, frozenset(SCOPES), None)
+                return _ANYBODY
             raise _unauthorized("a key is needed: send the header 'Authorization: Bearer KEY'")
         kind, _, secret = authorization.partition(" ")
         if kind.lower() != "bearer":

@@ -21,6 +21,7 @@ import uvicorn
 from anyio import CapacityLimiter
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
+from starlette.types import ASGIApp
 from uvicorn.config import STARTUP_FAILURE
 
 from models.errors import StanceryError
@@ -46,7 +47,7 @@ _HANDOVER = "STANCERY_WORKER_SETTINGS"
 _TURN = 0.0005
 
 
-def create_app(settings: Settings) -> FastAPI:
+def create_app(settings: Settings) -> ASGIApp:
     """Load the bundle that serves, see that it scores its canary paragraphs right, and build the application round it.
 
     Raises
@@ -111,12 +112,9 @@ def create_app(settings: Settings) -> FastAPI:
     for router in ROUTERS:
         app.include_router(router)
     problems.install(app)
-    # The one added last is met first.
-    app.add_middleware(Direct, router=classify.router)
-    app.add_middleware(RequestLog, metrics=metrics)
     # Replacing the method is how FastAPI lets the document be made elsewhere.
     app.openapi = openapi.describe(app, serving)  # type: ignore[method-assign]
-    return app
+    return RequestLog(Direct(app, classify.router), metrics)
 
 
 def _note_signals(stopping: threading.Event) -> None:
@@ -165,7 +163,7 @@ def check_access(settings: Settings) -> None:
     )
 
 
-def worker_app() -> FastAPI:
+def worker_app() -> ASGIApp:
     """Build the application of a worker process from what its supervisor handed over."""
     _log()
     settings = msgspec.json.decode(os.environ[_HANDOVER], type=Settings, dec_hook=lambda kind, raw: kind(raw))
@@ -186,7 +184,7 @@ def serve(settings: Settings) -> None:
         If no bundle can be served, or nobody would have a key.
     """
     _log()
-    app: FastAPI | str = "service.app:worker_app"
+    app: ASGIApp | str = "service.app:worker_app"
     if settings.workers == 1:
         app = create_app(settings)
     else:
@@ -202,8 +200,6 @@ def serve(settings: Settings) -> None:
         host=settings.host,
         port=settings.port,
         http=Protocol,
-        # Others have no process groups, and a training is ended by its own.
-        loop="asyncio",
         log_config=None,
         access_log=False,
         server_header=False,

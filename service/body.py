@@ -13,6 +13,8 @@ from service.problems import Fault, Problem
 # Much of a body that is too long is read and thrown away before the refusal is sent: a client that is still sending
 # would otherwise meet a closed connection and never see why.
 _DRAINED = 16
+# Set in the scope of a request whose body has come to its end.
+IS_HERE = "stancery.body_is_here"
 
 
 def too_long(limit: int) -> Problem:
@@ -31,6 +33,9 @@ async def read_body(request: Request, limit: int, seconds: float) -> bytes:
         413 if it is longer than `limit` bytes, whatever its Content-Length says; 400 if it breaks off; 408 if it takes
         longer than `seconds`.
     """
+    if request.scope.get(IS_HERE):
+        # There is nothing to wait for.
+        return await _read(request, limit)
     try:
         async with asyncio.timeout(seconds):
             return await _read(request, limit)

@@ -40,7 +40,8 @@ def classify(bundle: Bundle, request: ClassifyRequest, settings: Settings) -> Cl
         422 naming every paragraph at fault, or the option at fault.
     """
     bundle.scorer.check_topics(request.topics)
-    request = msgspec.structs.replace(request, topics=list(dict.fromkeys(request.topics)))
+    if request.topics:
+        request = msgspec.structs.replace(request, topics=list(dict.fromkeys(request.topics)))
     if (request.text is None) == (request.paragraphs is None):
         raise invalid("text", "either text or paragraphs is needed, and not both")
     if request.explain and (length := _length(request)) > settings.max_explained_chars:

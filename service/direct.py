@@ -3,36 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import cached_property
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.routing import APIRoute
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.access import Needs
-from service.problems import answer_to
+from service.problems import answer_to, unexpected
 
 
 class Direct:
-    """ASGI middleware: the POST routes of a router, with nothing in between.
+    """ASGI application: another, and in front of it the POST routes of a router with nothing in between.
 
     An endpoint takes the request and gives the response; what a route depends on may only be :class:`Needs`.
     """
 
-    def __init__(self, app: ASGIApp, router: APIRouter) -> None:
+    def __init__(self, app: FastAPI, router: APIRouter) -> None:
         self._app = app
+        self._behind: ASGIApp = app
         self._routes = {route.path: _Route(route) for route in router.routes if isinstance(route, APIRoute)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         is_post = scope["type"] == "http" and scope["method"] == "POST"
         route = self._routes.get(scope["path"]) if is_post else None
         if route is None:
-            await self._app(scope, receive, send)
+            await self._behind(scope, receive, send)
             return
-        scope["route"] = route.route
+        scope["app"], scope["route"] = self._app, route.route
         try:
-            response = await route.answer(Request(scope, receive, send))
+            response = await route.answer(_Request(scope, receive, send))
         except Exception as error:
             if (found := answer_to(error)) is None:
+                await unexpected()(scope, receive, send)
+                # Whoever runs this writes it down.
                 raise
             response = found
         await response(scope, receive, send)
@@ -52,3 +57,24 @@ class _Route:
         for needs in self._needs:
             needs.check(request)
         return await self._endpoint(request)
+
+
+class _Request(Request):
+    @cached_property
+    def headers(self) -> Headers:
+        return _Headers(raw=self.scope["headers"])
+
+
+class _Headers(Headers):
+    """Headers that are found by their name; Starlette's are searched, seven times a request."""
+
+    @cached_property
+    def _first(self) -> dict[str, str]:
+        # Of a name that comes twice the first counts, as it does there.
+        return {name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(self.raw)}
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and name.lower() in self._first
+
+    def __getitem__(self, name: str) -> str:
+        return self._first[name.lower()]

@@ -112,10 +112,6 @@ class RequestLog:
 
         try:
             await self._app(scope, receive, watch)
-        except Exception:
-            # The answer to this is made outside of here.
-            status = status or 500
-            raise
         finally:
             seconds = time.perf_counter() - start
             # The path as sent may hold anything; the route is ours.

@@ -106,6 +106,11 @@ def answer_to(error: Exception) -> Response | None:
     return None
 
 
+def unexpected() -> Response:
+    """Return what an error that nobody expected is answered with."""
+    return Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "an error of ours; the log has it").response()
+
+
 def install(app: FastAPI) -> None:
     """Make every error of `app` a problem."""
 
@@ -114,9 +119,9 @@ def install(app: FastAPI) -> None:
         assert found is not None
         return found
 
-    async def unexpected(_: Request, __: Exception) -> Response:
-        return Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "an error of ours; the log has it").response()
+    async def unknown(_: Request, __: Exception) -> Response:
+        return unexpected()
 
     for kind in (Problem, InvalidParagraph, StoreUnavailable, KeyReused, HTTPException):
         app.add_exception_handler(kind, known)
-    app.add_exception_handler(Exception, unexpected)
+    app.add_exception_handler(Exception, unknown)

@@ -164,9 +164,6 @@ class Runner:
                     stdout=asyncio.subprocess.PIPE,
                     stderr=errors,
                     limit=_LINE,
-                    # A group of its own to be ended by, in the session of the service: schedulers that group by
-                    # session would make its niceness count for nothing against the service.
-                    process_group=0,
                 )
             except OSError as error:
                 return Ended("failed", f"the trainer {self._settings.trainer} cannot be started: {error.strerror}")
@@ -175,8 +172,10 @@ class Runner:
         try:
             stopped = await self._look_after(training, process.pid, listening, told)
         finally:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            # It makes itself a group of its own, but not before it runs.
+            for kill in (os.kill, os.killpg):
+                with suppress(ProcessLookupError):
+                    kill(process.pid, signal.SIGKILL)
             listening.cancel()
             code = await process.wait()
         if stopped is not None:

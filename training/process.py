@@ -28,9 +28,9 @@ def end_with_caller(*leftovers: Path) -> None:
     The fitting processes are in this process's group, so the group is what is killed. `leftovers` are folders that
     would stay behind.
     """
-    if os.getpgrp() != os.getpid():
-        # The group of a caller that did not give this process its own is not to be killed.
-        os.setpgid(0, 0)
+    # A group of its own to be ended by, in the session of the caller: schedulers that group by session would make its
+    # niceness count for nothing against a service.
+    os.setpgid(0, 0)
 
     def watch() -> None:
         # Not through sys.stdin, whose lock a thread in the middle of a read would hold when the interpreter ends.
