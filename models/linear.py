@@ -103,7 +103,7 @@ def softmax(logits: FloatArray) -> FloatArray:
 
 
 def softmax_of(logits: Sequence[float]) -> list[float]:
-    """Return the softmax of a few logits, which NumPy would take several times as long for."""
+    """Return :func:`softmax` of three logits, for which NumPy would take several times as long."""
     highest = max(logits)
     parts = [exp(logit - highest) for logit in logits]
     total = sum(parts)

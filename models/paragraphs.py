@@ -6,7 +6,6 @@ import re
 from itertools import pairwise
 from typing import NamedTuple
 
-_FORBIDDEN = re.compile("[\0\ud800-\udfff]")
 _BLANK_LINES = re.compile(r"(?>\r\n|\r|\n)[^\S\r\n]*(?:\r\n|\r|\n)\s*")
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _SENTENCE_END = re.compile(r"[.!?…:;][\"”’»')\]]*$")
@@ -27,9 +26,12 @@ def text_fault(text: str) -> str | None:
     """Say why `text` cannot be scored, without repeating it, or return None."""
     if not text or text.isspace():
         return "is blank; text is needed"
-    # The search goes letter by letter.
-    if (not text.isascii() or "\0" in text) and (forbidden := _FORBIDDEN.search(text)):
-        return "holds a NUL character" if forbidden[0] == "\0" else "holds a lone surrogate, which is not a character"
+    if "\0" in text:
+        return "holds a NUL character"
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "holds a lone surrogate, which is not a character"
     return None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from operator import itemgetter
-from typing import TYPE_CHECKING, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 import msgspec
 import numpy as np
@@ -48,11 +48,6 @@ class Rules(msgspec.Struct, frozen=True):
 
     topics: dict[str, TopicRule]
     stance_certain_from: float
-
-
-class _Label(NamedTuple):
-    score: float
-    found: Label
 
 
 class Scorer:
@@ -132,8 +127,8 @@ class Scorer:
         named = [self._position[name] for name in topics]
         # From one pass over the text, unless more is asked for than that gives.
         is_quick = self.pairs is None and not explain
-        labels = self._labels(text, named) if is_quick else {}
-        scores = {topic: label.score for topic, label in labels.items()} if is_quick else self._scores(text)
+        labels = {label[0]: label for label in self._labels(text, named)} if is_quick else {}
+        scores = _scores_of(labels) if is_quick else self._scores(text)
         decisions: dict[int, TopicDecision] = {
             topic: "present" if score >= self._thresholds[topic] else "uncertain"
             for topic, score in scores.items()
@@ -144,7 +139,7 @@ class Scorer:
         # Most of what comes in is about none of the topics, and no evidence is looked for in it.
         row = None if is_quick or not wanted else self.model.features.read(text)
         answers = [
-            self._labelled(text, labels[topic], decisions.get(topic, "absent"))
+            self._labelled(text, labels[topic], scores[topic], decisions.get(topic, "absent"))
             if row is None
             else self._topic(row, topic, scores[topic], decisions.get(topic, "absent"), explain)
             for topic in wanted
@@ -184,23 +179,21 @@ class Scorer:
         (scores,) = self.topic_scores((text,)).tolist()
         return dict(enumerate(scores))
 
-    def _labels(self, text: str, named: Collection[int]) -> dict[int, _Label]:
+    def _labels(self, text: str, named: list[int]) -> list[Label]:
         """Return what the model says of the topics that may be candidates, and of those that are named."""
         floors = self._floors
         if named:
             floors = floors.copy()
-            floors[list(named)] = -np.inf
-        found = self.model.label(text, floors)
-        scores = sigmoid(np.array([label[1] for label in found])).tolist()
-        return {label[0]: _Label(score, label) for score, label in zip(scores, found, strict=True)}
+            floors[named] = -np.inf
+        return self.model.label(text, floors)
 
-    def _labelled(self, text: str, label: _Label, decision: TopicDecision) -> TopicResult:
-        topic, _, found, stance = label.found
+    def _labelled(self, text: str, label: Label, score: float, decision: TopicDecision) -> TopicResult:
+        topic, _, found, stance = label
         answer = None
         if stance is not None and self._takes_stance[topic]:
             best, logits, of_stance = stance
             answer = self._stance_result(best, softmax_of(logits), _shown(text, of_stance))
-        return TopicResult(self._ids[topic], label.score, decision, answer, _shown(text, found))
+        return TopicResult(self._ids[topic], score, decision, answer, _shown(text, found))
 
     def _in_reach(self, pairs: CrossEncoder, logits: FloatArray) -> NDArray[np.bool_]:
         return np.ones(len(logits), dtype=bool) if self.exact else pairs.in_reach(sigmoid(logits))
@@ -257,6 +250,11 @@ class Scorer:
             evidence,
             bias,
         )
+
+
+def _scores_of(labels: dict[int, Label]) -> dict[int, float]:
+    logits = np.array([label[1] for label in labels.values()])
+    return dict(zip(labels, sigmoid(logits).tolist(), strict=True))
 
 
 def _floors(scores: FloatArray) -> FloatArray:

@@ -33,7 +33,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def _line(level: str, message: str, when: datetime, fields: Mapping[str, Any]) -> str:
-    line = {"time": when.isoformat(timespec="milliseconds"), "level": level, "message": message, **fields}
+    line = {"time": when, "level": level, "message": message, **fields}
     return msgspec.json.encode(line, enc_hook=str).decode()
 
 

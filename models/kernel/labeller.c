@@ -58,20 +58,57 @@ static PyObject *labeller_logits(LabellerObject *self, PyObject *texts) {
     return found;
 }
 
-static PyObject *stance_of(LabellerObject *self, Sums *sums, PyObject *text, Py_ssize_t topic, double *shares) {
+/* From its first letter or digit to its last; nothing where it has none. */
+static int append_stretch(PyObject *found, Letters text, Py_ssize_t start, Py_ssize_t end, double weight) {
+    while (start < end && !Py_UNICODE_ISALNUM(PyUnicode_READ(text.kind, text.data, start))) start++;
+    if (start == end) return 0;
+    while (!Py_UNICODE_ISALNUM(PyUnicode_READ(text.kind, text.data, end - 1))) end--;
+    PyObject *stretch = Py_BuildValue("(nnd)", start, end, weight);
+    int failed = !stretch || PyList_Append(found, stretch);
+    Py_XDECREF(stretch);
+    return failed;
+}
+
+/* A text under way: where its chunks stand, and room for what they add to a logit. */
+typedef struct {
+    PyObject *text;
+    Py_ssize_t n_chunks, *starts, *ends;
+    double *shares;
+} Told;
+
+/* The stretches that models/plain.py finds by the shares: a new list of (start, end, weight). */
+static PyObject *stretches_of(const Told *told, double part) {
+    double heaviest = 0.0, weight = 0.0;
+    for (Py_ssize_t i = 0; i < told->n_chunks; i++)
+        if (told->shares[i] > heaviest) heaviest = told->shares[i];
+    PyObject *found = PyList_New(0);
+    const Letters text = letters_of(told->text);
+    int failed = !found;
+    for (Py_ssize_t i = 0, first = -1; !failed && heaviest > 0.0 && i < told->n_chunks; i++) {
+        if (told->shares[i] < part * heaviest) continue;
+        if (first < 0) first = i, weight = 0.0;
+        weight += told->shares[i];
+        if (i + 1 < told->n_chunks && told->shares[i + 1] >= part * heaviest) continue;
+        failed = append_stretch(found, text, told->starts[first], told->ends[i], weight);
+        first = -1;
+    }
+    if (failed) Py_CLEAR(found);
+    return found;
+}
+
+static PyObject *stance_of(LabellerObject *self, Sums *sums, const Told *told, Py_ssize_t topic) {
     if (!self->weights.stances) return Py_NewRef(Py_None);
     double logits[N_STANCES];
-    const int best = share_stance(sums, &self->weights, topic, logits, shares);
+    const int best = share_stance(sums, &self->weights, topic, logits, told->shares);
     if (best < 0) return PyErr_NoMemory();
-    PyObject *stretches = stretches_of(text, shares, sums->n_chunks, self->part);
+    PyObject *stretches = stretches_of(told, self->part);
     return stretches ? Py_BuildValue("(i(ddd)N)", best, logits[0], logits[1], logits[2], stretches) : NULL;
 }
 
-static PyObject *label_of(LabellerObject *self, Sums *sums, PyObject *text, Py_ssize_t topic, double logit,
-                          double *shares) {
-    share_topic(sums, &self->weights, topic, shares);
-    PyObject *stretches = stretches_of(text, shares, sums->n_chunks, self->part);
-    PyObject *stance = stretches ? stance_of(self, sums, text, topic, shares) : NULL;
+static PyObject *label_of(LabellerObject *self, Sums *sums, const Told *told, Py_ssize_t topic, double logit) {
+    share_topic(sums, &self->weights, topic, told->shares);
+    PyObject *stretches = stretches_of(told, self->part);
+    PyObject *stance = stretches ? stance_of(self, sums, told, topic) : NULL;
     if (stance) return Py_BuildValue("(ndNN)", topic, logit, stretches, stance);
     Py_XDECREF(stretches);
     return NULL;
@@ -80,15 +117,22 @@ static PyObject *label_of(LabellerObject *self, Sums *sums, PyObject *text, Py_s
 /* The labels of a text that is at hand. */
 static PyObject *labels_of(LabellerObject *self, Sums *sums, PyObject *text, const double *logits,
                            const double *floors) {
-    double *shares = PyMem_Malloc((size_t)(sums->n_chunks + 1) * sizeof *shares);
-    PyObject *found = shares ? PyList_New(0) : PyErr_NoMemory();
+    const size_t room = (size_t)sums->n_chunks + 1;
+    Told told = {text, sums->n_chunks, NULL, NULL, PyMem_Malloc(room * (sizeof(double) + 2 * sizeof(Py_ssize_t)))};
+    PyObject *found = told.shares ? PyList_New(0) : PyErr_NoMemory();
     for (Py_ssize_t topic = 0; found && topic < self->weights.topics.width; topic++) {
         if (!(logits[topic] >= floors[topic])) continue;
-        PyObject *label = label_of(self, sums, text, topic, logits[topic], shares);
+        if (!told.starts) {
+            told.starts = (Py_ssize_t *)(told.shares + room);
+            told.ends = told.starts + room;
+            for (Py_ssize_t i = 0, start = 0, end; next_chunk(letters_of(text), &start, &end); i++, start = end)
+                told.starts[i] = start, told.ends[i] = end;
+        }
+        PyObject *label = label_of(self, sums, &told, topic, logits[topic]);
         if (!label || PyList_Append(found, label)) Py_CLEAR(found);
         Py_XDECREF(label);
     }
-    PyMem_Free(shares);
+    PyMem_Free(told.shares);
     return found;
 }
 

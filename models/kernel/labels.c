@@ -51,14 +51,13 @@ static int sums_reserve(Sums *sums, Py_ssize_t length) {
 
 /* Count an occurrence of each column. Without a branch: which occur again cannot be foretold. */
 static inline void count(Sums *sums, const int32_t *columns, Py_ssize_t n) {
-    Slot *slots = sums->reader->slots;
+    uint32_t *places = sums->reader->places;
     const uint32_t base = sums->reader->base;
     int32_t *repeated = sums->repeated;
     Py_ssize_t n_repeated = sums->n_repeated;
     for (Py_ssize_t i = 0; i < n; i++) {
-        Slot *slot = &slots[columns[i]];
-        const uint32_t place = (slot->place > base ? slot->place : base) + 1;
-        slot->place = place;
+        const uint32_t before = places[columns[i]], place = (before > base ? before : base) + 1;
+        places[columns[i]] = place;
         repeated[n_repeated] = columns[i];
         n_repeated += place == base + 2;
     }
@@ -66,36 +65,34 @@ static inline void count(Sums *sums, const int32_t *columns, Py_ssize_t n) {
 }
 
 static inline uint32_t times(const Sums *sums, int32_t column) {
-    return sums->reader->slots[column].place - sums->reader->base;
+    return sums->reader->places[column] - sums->reader->base;
 }
 
-static inline double idf_of(const Sums *sums, int32_t column) { return sums->reader->slots[column].idf; }
-
 /* What is kept of a chunk by the topics' weights, for 0, or by those of the stances toward a topic, for 1 + topic. */
-static inline const double *sums_of(Sums *sums, const Weights *weights, Piece piece, const Chunk *chunk,
+static inline const double *sums_of(Sums *sums, const Weights *weights, Piece piece, Chunk *chunk,
                                     Py_ssize_t which) {
     const Matrix *matrix = which ? &weights->stances[which - 1] : &weights->topics;
     const Py_ssize_t n_norms = !which, step = n_norms + matrix->width;
     double *found = sums->kept[which] + piece.slot * step;
     const uint64_t bit = (uint64_t)1 << which;
-    if (!(sums->reader->kept[piece.slot] & bit)) {
+    if (!(chunk->kept & bit)) {
         double values[CACHED_GRAMS], norm = 0.0;
         for (int i = 0; i < chunk->n_grams; i++) {
-            values[i] = idf_of(sums, chunk->grams[i]);
+            values[i] = weights->vocabulary->idf[chunk->grams[i]];
             norm += values[i] * values[i];
         }
         memset(found, 0, (size_t)step * sizeof *found);
         if (n_norms) found[0] = norm;
         add_products(chunk->grams, values, chunk->n_grams, matrix, found + n_norms);
-        sums->reader->kept[piece.slot] |= bit;
+        chunk->kept |= bit;
     }
     return found;
 }
 
 static inline void list_word(Sums *sums, int32_t column, Py_ssize_t first_chunk, Py_ssize_t second_chunk) {
     if (column == MISSING) return;
-    Slot *slot = &sums->reader->slots[column];
-    slot->place = (slot->place > sums->reader->base ? slot->place : sums->reader->base) + 1;
+    uint32_t *place = &sums->reader->places[column];
+    *place = (*place > sums->reader->base ? *place : sums->reader->base) + 1;
     sums->word[sums->n_words] = column;
     sums->word_chunk[2 * sums->n_words] = (int32_t)first_chunk;
     sums->word_chunk[2 * sums->n_words + 1] = (int32_t)second_chunk;
@@ -108,7 +105,7 @@ static double sum_piece(Sums *sums, const Weights *weights, Py_ssize_t place, do
     const Vocabulary *vocabulary = weights->vocabulary;
     const Piece piece = reader->pieces[place];
     if (piece.length <= CACHED_LETTERS) {
-        const Chunk *chunk = reader_chunk(vocabulary, reader, piece);
+        Chunk *chunk = reader_chunk(vocabulary, reader, piece);
         const double *known = sums_of(sums, weights, piece, chunk, 0);
         for (int i = 0; i < chunk->n_words; i++)
             list_word(sums, reader_word(vocabulary, reader, chunk->words[i], place), place, place);
@@ -126,7 +123,7 @@ static double sum_piece(Sums *sums, const Weights *weights, Py_ssize_t place, do
     double norm = 0.0;
     count(sums, grams, n);
     for (Py_ssize_t i = 0; i < n; i++) {
-        const double idf = idf_of(sums, grams[i]);
+        const double idf = vocabulary->idf[grams[i]];
         norm += idf * idf;
         sums->gram_chunk[sums->n_grams++] = (int32_t)place;
     }
@@ -147,7 +144,7 @@ static void weigh_words(Sums *sums, const Vocabulary *vocabulary) {
     double norm = 0.0;
     for (Py_ssize_t i = 0; i < sums->n_words; i++) {
         const uint32_t n = times(sums, sums->word[i]);
-        const double value = weight_of_count(vocabulary, n) * idf_of(sums, sums->word[i]);
+        const double value = weight_of_count(vocabulary, n) * vocabulary->idf[sums->word[i]];
         norm += value * value / n;
         sums->word_value[i] = value / n;
     }
@@ -157,11 +154,11 @@ static void weigh_words(Sums *sums, const Vocabulary *vocabulary) {
 
 /* Add what is not summed chunk by chunk. */
 static void weigh_grams(Sums *sums, const Weights *weights, double norm, double *of_char) {
-    for (Py_ssize_t i = 0; i < sums->n_grams; i++) sums->each[i] = idf_of(sums, sums->gram[i]);
+    for (Py_ssize_t i = 0; i < sums->n_grams; i++) sums->each[i] = weights->vocabulary->idf[sums->gram[i]];
     add_products(sums->gram, sums->each, sums->n_grams, &weights->topics, of_char);
     for (Py_ssize_t k = 0; k < sums->n_repeated; k++) {
         const uint32_t n = times(sums, sums->repeated[k]);
-        const double tf = weight_of_count(weights->vocabulary, n), idf = idf_of(sums, sums->repeated[k]);
+        const double tf = weight_of_count(weights->vocabulary, n), idf = weights->vocabulary->idf[sums->repeated[k]];
         sums->lack[k] = (tf / n - 1.0) * idf;
         sums->each[k] = (tf - n) * idf;
         norm += (tf * tf - n) * idf * idf;
@@ -192,11 +189,11 @@ int sum_text(Sums *sums, const Weights *weights, Letters text, double *logits) {
     return 0;
 }
 
-/* List the occurrences of the columns, in a chunk, that occur more than once; their slots hold places above `mark`. */
+/* List the occurrences of the columns, in a chunk, that occur more than once; whose places are above `mark`. */
 static inline Py_ssize_t list_again(Sums *sums, uint32_t mark, const int32_t *columns, Py_ssize_t n, Py_ssize_t chunk,
                                     Py_ssize_t n_again) {
     for (Py_ssize_t i = 0; i < n; i++) {
-        const uint32_t place = sums->reader->slots[columns[i]].place;
+        const uint32_t place = sums->reader->places[columns[i]];
         sums->again[n_again] = (int32_t)(place - mark - 1);
         sums->again_chunk[n_again] = (int32_t)chunk;
         n_again += place > mark;
@@ -208,7 +205,7 @@ static void find_again(Sums *sums, const Weights *weights) {
     Reader *reader = sums->reader;
     const uint32_t mark = reader->base + sums->used / 2;
     Py_ssize_t n_again = 0;
-    for (Py_ssize_t k = 0; k < sums->n_repeated; k++) reader->slots[sums->repeated[k]].place = mark + 1 + (uint32_t)k;
+    for (Py_ssize_t k = 0; k < sums->n_repeated; k++) reader->places[sums->repeated[k]] = mark + 1 + (uint32_t)k;
     for (Py_ssize_t i = 0; i < sums->n_chunks; i++) {
         const Piece piece = reader->pieces[i];
         if (piece.length > CACHED_LETTERS) continue;
@@ -234,15 +231,20 @@ static inline void find_parts(Sums *sums, const Weights *weights, Py_ssize_t whi
     double *parts = sums->parts, *each = sums->each;
     if (sums->n_again < 0) find_again(sums, weights);
     memset(parts, 0, (size_t)(sums->n_chunks * width) * sizeof *parts);
+    /* What is needed last lies farthest apart. */
+    for (Py_ssize_t i = 0; i < sums->n_words; i++) PREFETCH(weights_of(matrix, sums->word[i]));
+    if (which)
+        for (Py_ssize_t i = 0; i < sums->n_chunks; i++) PREFETCH(sums->kept[which] + reader->pieces[i].slot * width);
     for (Py_ssize_t i = 0; i < sums->n_chunks; i++) {
         const Piece piece = reader->pieces[i];
         if (piece.length > CACHED_LETTERS) continue;
-        const Chunk *chunk = reader_chunk(weights->vocabulary, reader, piece);
+        Chunk *chunk = reader_chunk(weights->vocabulary, reader, piece);
         const double *known = sums_of(sums, weights, piece, chunk, which) + offset;
         for (int t = 0; t < width; t++) parts[i * width + t] = known[t];
     }
     for (Py_ssize_t i = 0; i < sums->n_grams; i++)
-        add_row(parts + sums->gram_chunk[i] * width, idf_of(sums, sums->gram[i]), matrix, sums->gram[i], width);
+        add_row(parts + sums->gram_chunk[i] * width, weights->vocabulary->idf[sums->gram[i]], matrix, sums->gram[i],
+                width);
     for (Py_ssize_t k = 0; k < sums->n_repeated; k++) {
         prefetch(sums->repeated, k, sums->n_repeated, matrix);
         for (int t = 0; t < width; t++) each[k * width + t] = sums->lack[k] * weights_of(matrix, sums->repeated[k])[t];
@@ -250,12 +252,8 @@ static inline void find_parts(Sums *sums, const Weights *weights, Py_ssize_t whi
     for (Py_ssize_t i = 0; i < sums->n_again; i++)
         for (int t = 0; t < width; t++) parts[sums->again_chunk[i] * width + t] += each[sums->again[i] * width + t];
     for (Py_ssize_t i = 0; i < sums->n_chunks * width; i++) parts[i] *= sums->by_char;
-    for (Py_ssize_t i = 0; i < sums->n_words; i++) {
-        prefetch(sums->word, i, sums->n_words, matrix);
-        for (int half = 0; half < 2; half++)
-            add_row(parts + sums->word_chunk[2 * i + half] * width, 0.5 * sums->word_value[i], matrix, sums->word[i],
-                    width);
-    }
+    for (Py_ssize_t i = 0; i < 2 * sums->n_words; i++)
+        add_row(parts + sums->word_chunk[i] * width, 0.5 * sums->word_value[i / 2], matrix, sums->word[i / 2], width);
 }
 
 void share_topic(Sums *sums, const Weights *weights, Py_ssize_t topic, double *shares) {

@@ -34,36 +34,3 @@ PyObject *all_lowered(PyObject *texts) {
     Py_DECREF(given);
     return found;
 }
-
-/* From its first letter or digit to its last; nothing where it has none. */
-static int append_stretch(PyObject *found, Letters text, Py_ssize_t start, Py_ssize_t end, double weight) {
-    while (start < end && !Py_UNICODE_ISALNUM(PyUnicode_READ(text.kind, text.data, start))) start++;
-    if (start == end) return 0;
-    while (!Py_UNICODE_ISALNUM(PyUnicode_READ(text.kind, text.data, end - 1))) end--;
-    PyObject *stretch = Py_BuildValue("(nnd)", start, end, weight);
-    int failed = !stretch || PyList_Append(found, stretch);
-    Py_XDECREF(stretch);
-    return failed;
-}
-
-PyObject *stretches_of(PyObject *given, const double *shares, Py_ssize_t n_chunks, double part) {
-    double heaviest = 0.0, weight = 0.0;
-    for (Py_ssize_t i = 0; i < n_chunks; i++)
-        if (shares[i] > heaviest) heaviest = shares[i];
-    PyObject *found = PyList_New(0);
-    Letters text = letters_of(given);
-    Py_ssize_t first = -1, last = -1, start = 0, end;
-    int failed = !found;
-    for (Py_ssize_t chunk = 0; !failed && heaviest > 0.0 && next_chunk(text, &start, &end); chunk++, start = end)
-        if (shares[chunk] >= part * heaviest) {
-            if (first < 0) first = start, weight = 0.0;
-            weight += shares[chunk];
-            last = end;
-        } else if (first >= 0) {
-            failed = append_stretch(found, text, first, last, weight);
-            first = -1;
-        }
-    if (!failed && first >= 0) failed = append_stretch(found, text, first, last, weight);
-    if (failed) Py_CLEAR(found);
-    return found;
-}

@@ -22,8 +22,4 @@ PyObject *lowered(PyObject *text);
 /* A new list of the texts in lower case. */
 PyObject *all_lowered(PyObject *texts);
 
-/* The stretches of a text that models/plain.py finds by the weights of its chunks: a new list of (start, end, weight).
- */
-PyObject *stretches_of(PyObject *text, const double *shares, Py_ssize_t n_chunks, double part);
-
 #endif

@@ -20,27 +20,23 @@ int next_chunk(Letters text, Py_ssize_t *start, Py_ssize_t *end) {
 Reader *reader_new(const Vocabulary *vocabulary) {
     Reader *reader = PyMem_RawCalloc(1, sizeof *reader);
     if (!reader) return NULL;
-    reader->slots = PyMem_RawCalloc((size_t)vocabulary->size + 1, sizeof *reader->slots);
+    reader->places = PyMem_RawCalloc((size_t)vocabulary->size + 1, sizeof *reader->places);
     reader->cache = PyMem_RawCalloc(CACHED_CHUNKS, sizeof *reader->cache);
     reader->hashes = PyMem_RawCalloc(CACHED_CHUNKS, sizeof *reader->hashes);
     reader->latest = PyMem_RawCalloc(CACHED_CHUNKS / 2, sizeof *reader->latest);
-    reader->kept = PyMem_RawCalloc(CACHED_CHUNKS, sizeof *reader->kept);
-    if (!reader->slots || !reader->cache || !reader->hashes || !reader->latest || !reader->kept) {
+    if (!reader->places || !reader->cache || !reader->hashes || !reader->latest) {
         reader_free(reader);
         return NULL;
     }
-    reader->n_slots = vocabulary->size;
-    for (Py_ssize_t column = 0; column < vocabulary->size; column++)
-        reader->slots[column].idf = vocabulary->idf[column];
+    reader->n_places = vocabulary->size;
     return reader;
 }
 
 void reader_free(Reader *reader) {
-    PyMem_RawFree(reader->slots);
+    PyMem_RawFree(reader->places);
     PyMem_RawFree(reader->cache);
     PyMem_RawFree(reader->hashes);
     PyMem_RawFree(reader->latest);
-    PyMem_RawFree(reader->kept);
     PyMem_RawFree(reader->letters);
     PyMem_RawFree(reader->pieces);
     PyMem_RawFree(reader->couples);
@@ -51,7 +47,7 @@ int reader_reserve(Reader *reader, Py_ssize_t length) {
     if (length > INT32_MAX / (2 * ENTRIES_PER_LETTER)) return -1;
     if (reader->base > UINT32_MAX / 2) {
         reader->base = 0;
-        for (Py_ssize_t column = 0; column < reader->n_slots; column++) reader->slots[column].place = 0;
+        memset(reader->places, 0, (size_t)reader->n_places * sizeof *reader->places);
     }
     if (reader->letters && length <= reader->size) return 0;
     PyMem_RawFree(reader->letters);
@@ -107,18 +103,18 @@ int next_word(const Py_UCS4 *letters, Py_ssize_t length, Py_ssize_t *start, Py_s
  * last is kept at count 0. */
 static inline void add_columns(const Reader *reader, Row *row, const int32_t *columns, Py_ssize_t count,
                                int32_t *entries) {
-    Slot *slots = reader->slots;
+    uint32_t *places = reader->places;
     const uint32_t base = reader->base;
     int32_t *column = row->column, n = (int32_t)row->n;
     uint32_t *counts = row->count;
     for (Py_ssize_t i = 0; i < count; i++) {
-        const uint32_t place = slots[columns[i]].place;
+        const uint32_t place = places[columns[i]];
         const int is_new = place <= base, entry = is_new ? n : (int32_t)(place - base - 1);
         n += is_new;
         column[entry] = columns[i];
         counts[entry]++;
         counts[n] = 0;
-        slots[columns[i]].place = base + 1 + (uint32_t)entry;
+        places[columns[i]] = base + 1 + (uint32_t)entry;
         entries[i] = entry;
     }
     row->n = n;
@@ -175,6 +171,7 @@ Py_ssize_t find_grams(const GramTable *table, const Py_UCS4 *padded, Py_ssize_t 
 }
 
 static void take_apart(const Vocabulary *vocabulary, const Py_UCS4 *letters, Piece piece, Chunk *chunk) {
+    chunk->kept = 0;
     chunk->length = (uint8_t)piece.length;
     memcpy(chunk->letters, letters, (size_t)piece.length * sizeof *letters);
     chunk->n_words = 0;
@@ -190,7 +187,6 @@ Chunk *reader_chunk(const Vocabulary *vocabulary, Reader *reader, Piece piece) {
         memcmp(chunk->letters, letters, (size_t)piece.length * sizeof *letters)) {
         take_apart(vocabulary, letters, piece, chunk);
         reader->hashes[piece.slot] = piece.hash;
-        reader->kept[piece.slot] = 0;
     }
     return chunk;
 }
@@ -236,11 +232,11 @@ Py_ssize_t reader_split(Reader *reader, Letters text) {
 
 /* Sublinear tf times idf, each block divided by its norm. The sums run in the order of the entries, as they do in
  * models/plain.py. */
-static void weigh(const Vocabulary *vocabulary, const Slot *slots, Row *row) {
+static void weigh(const Vocabulary *vocabulary, Row *row) {
     double words = 0.0, chars = 0.0;
     for (Py_ssize_t i = 0; i < row->n; i++) {
         uint32_t count = row->count[i];
-        double value = weight_of_count(vocabulary, count) * slots[row->column[i]].idf;
+        double value = weight_of_count(vocabulary, count) * vocabulary->idf[row->column[i]];
         double square = value * value;
         int is_word = row->column[i] < vocabulary->n_words;
         row->value[i] = value;
@@ -287,7 +283,7 @@ int read_text(const Vocabulary *vocabulary, Reader *reader, Letters text, Row *r
     }
     if (!failed) {
         add_couples(vocabulary, reader, row);
-        weigh(vocabulary, reader->slots, row);
+        weigh(vocabulary, row);
     }
     reader->base += (uint32_t)row->n;
     return failed;

@@ -30,18 +30,12 @@ typedef struct {
 #define CACHED_GRAMS (4 * CACHED_LETTERS - 2)
 #define CACHED_CHUNKS 32768
 typedef struct {
+    uint64_t kept; /* what somebody else keeps of it, where the reader's `beside` lies */
     uint8_t length, n_words, n_grams;
     int32_t words[CACHED_WORDS];
     Py_UCS4 letters[CACHED_LETTERS];
     int32_t grams[CACHED_GRAMS];
 } Chunk;
-
-/* Of a column what the text at hand brought, above the reader's `base`; what earlier texts left lies at it or below, so
- * that nothing needs to be cleared. Its idf is beside it because both are asked for. */
-typedef struct {
-    uint32_t place;
-    float idf;
-} Slot;
 
 /* A chunk of the text at hand: where its letters lie in the reader's copy, a space before them and one after. */
 typedef struct {
@@ -56,16 +50,16 @@ typedef struct {
 
 /* What reading needs beside the vocabulary. One thread at a time has it; made and freed under the GIL. */
 typedef struct Reader {
-    Slot *slots;
-    Py_ssize_t n_slots;
+    /* Of each column what the text at hand brought, above `base`; what earlier texts left lies at it or below, so that
+     * nothing needs to be cleared. */
+    uint32_t *places;
+    Py_ssize_t n_places;
     uint32_t base;
     /* The cache: a chunk may be kept in two places, side by side; the one used longer ago makes room. */
     Chunk *cache;
     uint32_t *hashes; /* of the cached chunks */
     uint8_t *latest;  /* of two places */
-    /* What somebody else keeps of each cached chunk: which of it there is, and where it begins, if that shall be on its
-     * way when the chunk is. */
-    uint64_t *kept;
+    /* What shall be on its way from memory with a cached chunk, if anything. */
     const char *beside;
     Py_ssize_t beside_step;
     Py_UCS4 *letters;
