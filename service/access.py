@@ -137,10 +137,12 @@ class Needs:
         """
         if self.scope is None:
             return
-        _by_own_name(request)
+        service, authorization = request.app.state.service, request.headers.get("authorization")
+        if authorization is None and service.settings.allow_anonymous is None:
+            _by_own_name(request, service.settings.host)
         if request.method not in ("GET", "HEAD"):
             _same_origin(request)
-        holder = request.app.state.service.keys.holder(request.headers.get("authorization"))
+        holder = service.keys.holder(authorization)
         request.scope["stancery"]["key"] = holder.name
         if self.scope not in holder.scopes:
             raise Problem(
@@ -169,15 +171,12 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _by_own_name(request: Request) -> None:
+def _by_own_name(request: Request, host: str) -> None:
     """On loopback, where no key is needed, refuse to be called by another name than this machine's own.
 
     A page of any site may have its name resolve to 127.0.0.1, and the browser then takes this service for that site.
     """
-    settings = request.app.state.service.settings
-    is_keyed = "authorization" in request.headers
-    is_asked = settings.allow_anonymous is None and is_loopback(settings.host) and not is_keyed
-    if is_asked and not _names_loopback(request.headers.get("host", "")):
+    if is_loopback(host) and not _names_loopback(request.headers.get("host", "")):
         raise Problem(
             HTTPStatus.FORBIDDEN,
             "host: without keys this answers to localhost and loopback addresses alone; behind a proxy that passes "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from functools import cached_property
+from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.routing import APIRoute
@@ -72,6 +73,9 @@ class _Headers(Headers):
     def _first(self) -> dict[str, str]:
         # Of a name that comes twice the first counts, as it does there.
         return {name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(self.raw)}
+
+    def get(self, name: str, default: Any = None, /) -> Any:
+        return self._first.get(name.lower(), default)
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and name.lower() in self._first

@@ -6,13 +6,19 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Mapping
+from bisect import bisect_left
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from functools import lru_cache
+from itertools import accumulate
+from threading import Lock
 from typing import Any
 
 import msgspec
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from models.results import Result
@@ -43,42 +49,76 @@ def _write(fields: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
-class Metrics:
-    """The counters of one application, in a registry of its own."""
+class Metrics(Collector):
+    """The counters of one application, in a registry of its own.
+
+    The library's own counters take a lock each, and a search for the bucket; these are counted up under one, and put in
+    its form when somebody asks.
+    """
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.requests = Counter(
-            "stancery_requests", "Requests answered.", ["method", "route", "status"], registry=self.registry
-        )
-        self.seconds = Histogram(
-            "stancery_request_seconds", "Time to answer.", ["route"], buckets=_BUCKETS, registry=self.registry
-        )
-        self.paragraphs = Counter("stancery_paragraphs", "Paragraphs labelled.", registry=self.registry)
-        self.decisions = Counter("stancery_decisions", "Paragraphs by decision.", ["decision"], registry=self.registry)
-        self.topics = Counter(
-            "stancery_topics", "Topics found present, by stance decision.", ["topic", "stance"], registry=self.registry
-        )
-        # The library looks a child up by its labels under a lock, which costs more than to count.
-        self._requests_of = lru_cache(self.requests.labels)
-        self._seconds_of = lru_cache(self.seconds.labels)
-        self._decisions_of = lru_cache(self.decisions.labels)
-        self._topics_of = lru_cache(maxsize=4096)(self.topics.labels)
         self.model = Gauge("stancery_model", "1 for the version that serves.", ["version"], registry=self.registry)
+        self._lock = Lock()
+        self._requests: Counter[tuple[str, str, str]] = Counter()
+        self._seconds: dict[str, _Seconds] = defaultdict(_Seconds)
+        self._paragraphs = 0
+        self._decisions: Counter[tuple[str]] = Counter()
+        self._topics: Counter[tuple[str, str]] = Counter()
+        self.registry.register(self)
 
     def count(self, results: list[Result]) -> None:
         """Count paragraphs by what was decided of them."""
-        self.paragraphs.inc(len(results))
-        for result in results:
-            self._decisions_of(result.decision).inc()
-            for topic in result.topics:
-                if topic.decision == "present":
-                    self._topics_of(topic.topic, topic.stance.decision if topic.stance else "").inc()
+        with self._lock:
+            self._paragraphs += len(results)
+            for result in results:
+                self._decisions[(result.decision,)] += 1
+                for topic in result.topics:
+                    if topic.decision == "present":
+                        self._topics[topic.topic, topic.stance.decision if topic.stance else ""] += 1
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count a request that was answered."""
-        self._requests_of(method, route, str(status)).inc()
-        self._seconds_of(route).observe(seconds)
+        with self._lock:
+            self._requests[method, route, str(status)] += 1
+            self._seconds[route].add(seconds)
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield what was counted."""
+        with self._lock:
+            counts = (
+                ("requests", "Requests answered.", ("method", "route", "status"), dict(self._requests)),
+                ("paragraphs", "Paragraphs labelled.", (), {(): self._paragraphs}),
+                ("decisions", "Paragraphs by decision.", ("decision",), dict(self._decisions)),
+                ("topics", "Topics found present, by stance decision.", ("topic", "stance"), dict(self._topics)),
+            )
+            seconds = {route: (found.buckets(), found.total) for route, found in self._seconds.items()}
+        for name, help, labels, found in counts:
+            counter = CounterMetricFamily(f"stancery_{name}", help, labels=labels)
+            for values, number in found.items():
+                counter.add_metric(values, number)
+            yield counter
+        histogram = HistogramMetricFamily("stancery_request_seconds", "Time to answer.", labels=("route",))
+        for route, (buckets, total) in seconds.items():
+            histogram.add_metric((route,), buckets, total)
+        yield histogram
+
+
+class _Seconds:
+    """How long the requests of a route took."""
+
+    def __init__(self) -> None:
+        self.total = 0.0
+        self._counts = [0] * (len(_BUCKETS) + 1)
+
+    def add(self, seconds: float) -> None:
+        self.total += seconds
+        self._counts[bisect_left(_BUCKETS, seconds)] += 1
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """Return how many took at most so long, as the library wants it."""
+        bounds = [*map(floatToGoString, _BUCKETS), "+Inf"]
+        return list(zip(bounds, accumulate(self._counts), strict=True))
 
 
 class RequestLog:

@@ -78,12 +78,12 @@ static inline const double *sums_of(Sums *sums, const Weights *weights, Piece pi
     if (!(chunk->kept & bit)) {
         double values[CACHED_GRAMS], norm = 0.0;
         for (int i = 0; i < chunk->n_grams; i++) {
-            values[i] = weights->vocabulary->idf[chunk->grams[i]];
+            values[i] = weights->vocabulary->idf[grams_of(chunk)[i]];
             norm += values[i] * values[i];
         }
         memset(found, 0, (size_t)step * sizeof *found);
         if (n_norms) found[0] = norm;
-        add_products(chunk->grams, values, chunk->n_grams, matrix, found + n_norms);
+        add_products(grams_of(chunk), values, chunk->n_grams, matrix, found + n_norms);
         chunk->kept |= bit;
     }
     return found;
@@ -108,8 +108,8 @@ static double sum_piece(Sums *sums, const Weights *weights, Py_ssize_t place, do
         Chunk *chunk = reader_chunk(vocabulary, reader, piece);
         const double *known = sums_of(sums, weights, piece, chunk, 0);
         for (int i = 0; i < chunk->n_words; i++)
-            list_word(sums, reader_word(vocabulary, reader, chunk->words[i], place), place, place);
-        count(sums, chunk->grams, chunk->n_grams);
+            list_word(sums, reader_word(vocabulary, reader, words_of(chunk)[i], place), place, place);
+        count(sums, grams_of(chunk), chunk->n_grams);
         for (Py_ssize_t t = 0; t < weights->topics.width; t++) of_char[t] += known[1 + t];
         return known[0];
     }
@@ -210,7 +210,7 @@ static void find_again(Sums *sums, const Weights *weights) {
         const Piece piece = reader->pieces[i];
         if (piece.length > CACHED_LETTERS) continue;
         const Chunk *chunk = reader_chunk(weights->vocabulary, reader, piece);
-        n_again = list_again(sums, mark, chunk->grams, chunk->n_grams, i, n_again);
+        n_again = list_again(sums, mark, grams_of(chunk), chunk->n_grams, i, n_again);
     }
     for (Py_ssize_t i = 0; i < sums->n_grams; i++)
         n_again = list_again(sums, mark, sums->gram + i, 1, sums->gram_chunk[i], n_again);

@@ -173,18 +173,19 @@ Py_ssize_t find_grams(const GramTable *table, const Py_UCS4 *padded, Py_ssize_t 
 static void take_apart(const Vocabulary *vocabulary, const Py_UCS4 *letters, Piece piece, Chunk *chunk) {
     chunk->kept = 0;
     chunk->length = (uint8_t)piece.length;
-    memcpy(chunk->letters, letters, (size_t)piece.length * sizeof *letters);
     chunk->n_words = 0;
     for (Py_ssize_t start = 0, end; next_word(letters, piece.length, &start, &end); start = end)
-        chunk->words[chunk->n_words++] = word_table_get(&vocabulary->words, letters + start, (size_t)(end - start));
-    chunk->n_grams = (uint8_t)find_grams(&vocabulary->grams, letters - 1, piece.length + 2, chunk->grams);
+        chunk->parts[chunk->n_words++] = word_table_get(&vocabulary->words, letters + start, (size_t)(end - start));
+    int32_t *grams = chunk->parts + chunk->n_words;
+    chunk->n_grams = (uint8_t)find_grams(&vocabulary->grams, letters - 1, piece.length + 2, grams);
+    memcpy(grams + chunk->n_grams, letters, (size_t)piece.length * sizeof *letters);
 }
 
 Chunk *reader_chunk(const Vocabulary *vocabulary, Reader *reader, Piece piece) {
     Chunk *chunk = &reader->cache[piece.slot];
     const Py_UCS4 *letters = reader->letters + piece.start;
     if (reader->hashes[piece.slot] != piece.hash || chunk->length != piece.length ||
-        memcmp(chunk->letters, letters, (size_t)piece.length * sizeof *letters)) {
+        memcmp(chunk_letters(chunk), letters, (size_t)piece.length * sizeof *letters)) {
         take_apart(vocabulary, letters, piece, chunk);
         reader->hashes[piece.slot] = piece.hash;
     }
@@ -219,7 +220,6 @@ Py_ssize_t reader_split(Reader *reader, Letters text) {
             PREFETCH(chunk);
             PREFETCH(chunk + 64);
             PREFETCH(chunk + 128);
-            PREFETCH(chunk + 192);
             if (reader->beside) {
                 const char *kept = reader->beside + piece->slot * reader->beside_step;
                 PREFETCH(kept);
@@ -252,8 +252,8 @@ static void weigh(const Vocabulary *vocabulary, Row *row) {
 static int add_piece(const Vocabulary *vocabulary, Reader *reader, Row *row, Piece piece, Py_ssize_t *n_occurrences) {
     if (piece.length <= CACHED_LETTERS) {
         const Chunk *chunk = reader_chunk(vocabulary, reader, piece);
-        add_words(vocabulary, reader, row, chunk->words, chunk->n_words, n_occurrences);
-        add_columns(reader, row, chunk->grams, chunk->n_grams, row->occurrence + *n_occurrences);
+        add_words(vocabulary, reader, row, words_of(chunk), chunk->n_words, n_occurrences);
+        add_columns(reader, row, grams_of(chunk), chunk->n_grams, row->occurrence + *n_occurrences);
         *n_occurrences += chunk->n_grams;
         return 0;
     }

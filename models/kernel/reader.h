@@ -23,8 +23,8 @@ typedef struct {
     double tf[KNOWN_COUNTS]; /* 1 + ln(count) */
 } Vocabulary;
 
-/* What is kept of a chunk, the letters between two white spaces, so that it is taken apart once. What every use reads
- * comes first. */
+/* What is kept of a chunk, the letters between two white spaces, so that it is taken apart once: its words, its n-grams
+ * and its letters, one after the other, so that most chunks lie in few lines of the processor's cache. */
 #define CACHED_LETTERS 20
 #define CACHED_WORDS (CACHED_LETTERS / 2)
 #define CACHED_GRAMS (4 * CACHED_LETTERS - 2)
@@ -32,10 +32,12 @@ typedef struct {
 typedef struct {
     uint64_t kept; /* what somebody else keeps of it, where the reader's `beside` lies */
     uint8_t length, n_words, n_grams;
-    int32_t words[CACHED_WORDS];
-    Py_UCS4 letters[CACHED_LETTERS];
-    int32_t grams[CACHED_GRAMS];
+    int32_t parts[CACHED_WORDS + CACHED_GRAMS + CACHED_LETTERS];
 } Chunk;
+
+static inline const int32_t *words_of(const Chunk *chunk) { return chunk->parts; }
+static inline const int32_t *grams_of(const Chunk *chunk) { return chunk->parts + chunk->n_words; }
+static inline const int32_t *chunk_letters(const Chunk *chunk) { return grams_of(chunk) + chunk->n_grams; }
 
 /* A chunk of the text at hand: where its letters lie in the reader's copy, a space before them and one after. */
 typedef struct {
