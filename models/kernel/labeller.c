@@ -100,7 +100,6 @@ static PyObject *stance_of(LabellerObject *self, Sums *sums, const Told *told, P
     if (!self->weights.stances) return Py_NewRef(Py_None);
     double logits[N_STANCES];
     const int best = share_stance(sums, &self->weights, topic, logits, told->shares);
-    if (best < 0) return PyErr_NoMemory();
     PyObject *stretches = stretches_of(told, self->part);
     return stretches ? Py_BuildValue("(i(ddd)N)", best, logits[0], logits[1], logits[2], stretches) : NULL;
 }
@@ -221,7 +220,7 @@ static int keep_weights(LabellerObject *self, PyObject *topics, PyObject *topic_
 static void labeller_dealloc(LabellerObject *self) {
     for (Sums *sums = self->idle, *next; sums; sums = next) {
         next = sums->next;
-        sums_free(sums, &self->weights);
+        sums_free(sums);
     }
     for (Py_ssize_t i = 0; i < self->n_views; i++) PyBuffer_Release(&self->views[i]);
     PyMem_Free(self->views);

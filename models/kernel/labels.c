@@ -5,23 +5,23 @@
 Sums *sums_new(const Weights *weights) {
     Sums *sums = PyMem_RawCalloc(1, sizeof *sums);
     if (!sums) return NULL;
-    const size_t step = (size_t)(1 + weights->topics.width) * sizeof(double);
+    const size_t n_topics = (size_t)weights->topics.width, step = (1 + n_topics) * sizeof(double);
     sums->reader = reader_new(weights->vocabulary);
-    sums->kept = PyMem_RawCalloc((size_t)weights->topics.width + 1, sizeof *sums->kept);
-    if (sums->kept) sums->kept[0] = PyMem_RawMalloc(CACHED_CHUNKS * step);
-    if (!sums->reader || !sums->kept || !sums->kept[0]) {
-        sums_free(sums, weights);
+    sums->of_topics = large_new(CACHED_CHUNKS * step);
+    if (weights->stances) sums->of_stances = large_new(n_topics * CACHED_CHUNKS * N_STANCES * sizeof(double));
+    if (!sums->reader || !sums->of_topics || (weights->stances && !sums->of_stances)) {
+        sums_free(sums);
         return NULL;
     }
-    sums->reader->beside = (const char *)sums->kept[0];
+    sums->reader->beside = (const char *)sums->of_topics;
     sums->reader->beside_step = (Py_ssize_t)step;
     return sums;
 }
 
-void sums_free(Sums *sums, const Weights *weights) {
+void sums_free(Sums *sums) {
     if (sums->reader) reader_free(sums->reader);
-    for (Py_ssize_t which = 0; sums->kept && which <= weights->topics.width; which++) PyMem_RawFree(sums->kept[which]);
-    PyMem_RawFree(sums->kept);
+    free(sums->of_topics);
+    free(sums->of_stances);
     PyMem_RawFree(sums->block);
     PyMem_RawFree(sums);
 }
@@ -68,12 +68,17 @@ static inline uint32_t times(const Sums *sums, int32_t column) {
     return sums->reader->places[column] - sums->reader->base;
 }
 
-/* What is kept of a chunk by the topics' weights, for 0, or by those of the stances toward a topic, for 1 + topic. */
+/* Where sums are kept by the topics' weights, for 0, or by those of the stances toward a topic, for 1 + topic. */
+static inline double *kept_of(const Sums *sums, Py_ssize_t which) {
+    return which ? sums->of_stances + (which - 1) * CACHED_CHUNKS * N_STANCES : sums->of_topics;
+}
+
+/* What is kept there of a chunk. */
 static inline const double *sums_of(Sums *sums, const Weights *weights, Piece piece, Chunk *chunk,
                                     Py_ssize_t which) {
     const Matrix *matrix = which ? &weights->stances[which - 1] : &weights->topics;
     const Py_ssize_t n_norms = !which, step = n_norms + matrix->width;
-    double *found = sums->kept[which] + piece.slot * step;
+    double *found = kept_of(sums, which) + piece.slot * step;
     const uint64_t bit = (uint64_t)1 << which;
     if (!(chunk->kept & bit)) {
         double values[CACHED_GRAMS], norm = 0.0;
@@ -234,7 +239,7 @@ static inline void find_parts(Sums *sums, const Weights *weights, Py_ssize_t whi
     /* What is needed last lies farthest apart. */
     for (Py_ssize_t i = 0; i < sums->n_words; i++) PREFETCH(weights_of(matrix, sums->word[i]));
     if (which)
-        for (Py_ssize_t i = 0; i < sums->n_chunks; i++) PREFETCH(sums->kept[which] + reader->pieces[i].slot * width);
+        for (Py_ssize_t i = 0; i < sums->n_chunks; i++) PREFETCH(kept_of(sums, which) + reader->pieces[i].slot * width);
     for (Py_ssize_t i = 0; i < sums->n_chunks; i++) {
         const Piece piece = reader->pieces[i];
         if (piece.length > CACHED_LETTERS) continue;
@@ -265,12 +270,7 @@ void share_topic(Sums *sums, const Weights *weights, Py_ssize_t topic, double *s
 }
 
 int share_stance(Sums *sums, const Weights *weights, Py_ssize_t topic, double *logits, double *shares) {
-    const Py_ssize_t which = 1 + topic;
-    if (!sums->kept[which]) {
-        sums->kept[which] = PyMem_RawMalloc(CACHED_CHUNKS * N_STANCES * sizeof **sums->kept);
-        if (!sums->kept[which]) return -1;
-    }
-    find_parts(sums, weights, which, &weights->stances[topic], 0, N_STANCES);
+    find_parts(sums, weights, 1 + topic, &weights->stances[topic], 0, N_STANCES);
     double mean = 0.0;
     for (int t = 0; t < N_STANCES; t++) {
         logits[t] = weights->stance_bias[topic * N_STANCES + t];

@@ -24,9 +24,9 @@ typedef struct {
 /* What one thread labels with, and the text at hand. */
 typedef struct Sums {
     Reader *reader;
-    /* By place in the reader's cache: first of the topics, after the square norm of the idf; then of the stances toward
-     * each topic, once they are asked for. */
-    double **kept;
+    /* By place in the reader's cache: of the topics, after the square norm of the idf; and of the stances toward each
+     * topic, one after the other. */
+    double *of_topics, *of_stances;
     /* Words and bigrams one by one, and the two chunks that each stands in; the values are of one occurrence. */
     int32_t *word, *word_chunk;
     double *word_value;
@@ -51,7 +51,7 @@ typedef struct Sums {
 } Sums;
 
 Sums *sums_new(const Weights *weights);
-void sums_free(Sums *sums, const Weights *weights);
+void sums_free(Sums *sums);
 
 /* The logit of each topic for a lower-case text, which is at hand from now on; -1 where memory is short. */
 int sum_text(Sums *sums, const Weights *weights, Letters text, double *logits);
@@ -59,8 +59,7 @@ int sum_text(Sums *sums, const Weights *weights, Letters text, double *logits);
 /* What each chunk of the text at hand adds to the logit of a topic; `shares` has room for all chunks. */
 void share_topic(Sums *sums, const Weights *weights, Py_ssize_t topic, double *shares);
 
-/* The stance logits toward a topic, their mean 0, and what each chunk adds to the highest; returns which that is, -1
- * where memory is short. */
+/* The stance logits toward a topic, their mean 0, and what each chunk adds to the highest; returns which that is. */
 int share_stance(Sums *sums, const Weights *weights, Py_ssize_t topic, double *logits, double *shares);
 
 #endif

@@ -21,22 +21,24 @@ Reader *reader_new(const Vocabulary *vocabulary) {
     Reader *reader = PyMem_RawCalloc(1, sizeof *reader);
     if (!reader) return NULL;
     reader->places = PyMem_RawCalloc((size_t)vocabulary->size + 1, sizeof *reader->places);
-    reader->cache = PyMem_RawCalloc(CACHED_CHUNKS, sizeof *reader->cache);
+    reader->cache = large_new(CACHED_CHUNKS * sizeof *reader->cache);
     reader->hashes = PyMem_RawCalloc(CACHED_CHUNKS, sizeof *reader->hashes);
-    reader->latest = PyMem_RawCalloc(CACHED_CHUNKS / 2, sizeof *reader->latest);
-    if (!reader->places || !reader->cache || !reader->hashes || !reader->latest) {
+    reader->order = PyMem_RawMalloc(CACHED_CHUNKS * sizeof *reader->order);
+    if (!reader->places || !reader->cache || !reader->hashes || !reader->order) {
         reader_free(reader);
         return NULL;
     }
     reader->n_places = vocabulary->size;
+    memset(reader->cache, 0, CACHED_CHUNKS * sizeof *reader->cache);
+    for (int i = 0; i < CACHED_CHUNKS; i++) reader->order[i] = i % NEIGHBOURS;
     return reader;
 }
 
 void reader_free(Reader *reader) {
     PyMem_RawFree(reader->places);
-    PyMem_RawFree(reader->cache);
+    free(reader->cache);
     PyMem_RawFree(reader->hashes);
-    PyMem_RawFree(reader->latest);
+    PyMem_RawFree(reader->order);
     PyMem_RawFree(reader->letters);
     PyMem_RawFree(reader->pieces);
     PyMem_RawFree(reader->couples);
@@ -194,10 +196,14 @@ Chunk *reader_chunk(const Vocabulary *vocabulary, Reader *reader, Piece piece) {
 
 /* Where in the cache a chunk is, or where it may come to be. */
 static uint32_t choose_slot(Reader *reader, uint32_t hash) {
-    const uint32_t two = hash % (CACHED_CHUNKS / 2), first = 2 * two;
-    const uint32_t known = reader->hashes[first] == hash ? 0 : reader->hashes[first + 1] == hash ? 1 : 2;
-    const uint32_t which = known < 2 ? known : !reader->latest[two];
-    reader->latest[two] = (uint8_t)which;
+    const uint32_t first = hash % (CACHED_CHUNKS / NEIGHBOURS) * NEIGHBOURS;
+    const uint32_t *hashes = reader->hashes + first;
+    uint8_t *order = reader->order + first;
+    int at = 0;
+    while (at < NEIGHBOURS - 1 && hashes[order[at]] != hash) at++;
+    const uint8_t which = order[at];
+    for (; at; at--) order[at] = order[at - 1];
+    order[0] = which;
     return first + which;
 }
 

@@ -29,6 +29,7 @@ typedef struct {
 #define CACHED_WORDS (CACHED_LETTERS / 2)
 #define CACHED_GRAMS (4 * CACHED_LETTERS - 2)
 #define CACHED_CHUNKS 32768
+#define NEIGHBOURS 4
 typedef struct {
     uint64_t kept; /* what somebody else keeps of it, where the reader's `beside` lies */
     uint8_t length, n_words, n_grams;
@@ -57,10 +58,10 @@ typedef struct Reader {
     uint32_t *places;
     Py_ssize_t n_places;
     uint32_t base;
-    /* The cache: a chunk may be kept in two places, side by side; the one used longer ago makes room. */
+    /* The cache: a chunk may be kept in any of a few places, side by side; the one used longest ago makes room. */
     Chunk *cache;
     uint32_t *hashes; /* of the cached chunks */
-    uint8_t *latest;  /* of two places */
+    uint8_t *order;   /* of neighbouring places, the latest used first */
     /* What shall be on its way from memory with a cached chunk, if anything. */
     const char *beside;
     Py_ssize_t beside_step;

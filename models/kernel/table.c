@@ -1,6 +1,24 @@
 #include "table.h"
 
 #include <string.h>
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
+#define LARGE_PAGE (2 << 20)
+
+void *large_new(size_t bytes) {
+#ifdef MADV_HUGEPAGE
+    void *found = NULL;
+    if (bytes >= LARGE_PAGE) {
+        if (posix_memalign(&found, LARGE_PAGE, bytes)) return NULL;
+        /* Where the system has none it is ordinary memory. */
+        madvise(found, bytes, MADV_HUGEPAGE);
+        return found;
+    }
+#endif
+    return malloc(bytes);
+}
 
 static size_t power_of_two(size_t least) {
     size_t size = 16;
@@ -42,8 +60,8 @@ uint32_t hash_letters(const Py_UCS4 *letters, size_t length) {
 int gram_table_init(GramTable *table, size_t capacity) {
     size_t size = power_of_two(2 * capacity);
     *table = (GramTable){.mask = size - 1};
-    table->slots = PyMem_RawMalloc(size * sizeof *table->slots);
-    table->grams = PyMem_RawMalloc((capacity + 1) * sizeof *table->grams);
+    table->slots = large_new(size * sizeof *table->slots);
+    table->grams = large_new((capacity + 1) * sizeof *table->grams);
     table->columns = PyMem_RawMalloc((capacity + 1) * sizeof *table->columns);
     if (!table->slots || !table->grams || !table->columns) return -1;
     for (size_t i = 0; i < size; i++) table->slots[i].number = MISSING;
@@ -51,8 +69,8 @@ int gram_table_init(GramTable *table, size_t capacity) {
 }
 
 void gram_table_clear(GramTable *table) {
-    PyMem_RawFree(table->slots);
-    PyMem_RawFree(table->grams);
+    free(table->slots);
+    free(table->grams);
     PyMem_RawFree(table->columns);
 }
 

@@ -4,12 +4,17 @@
 
 #include <Python.h>
 #include <stdint.h>
+#include <stdlib.h>
 
 #ifdef __GNUC__
 #define PREFETCH(address) __builtin_prefetch(address)
 #else
 #define PREFETCH(address) ((void)(address))
 #endif
+
+/* Memory for what is read here and there, to be freed by `free`: in large pages where there are any, so that the
+ * processor knows where all of them are. */
+void *large_new(size_t bytes);
 
 #define MISSING (-1)
 #define MAX_GRAM 5
