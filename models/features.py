@@ -11,11 +11,10 @@ It is compiled (``models/kernel``); where it could not be, ``models/plain.py`` g
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +25,7 @@ from models.plain import CACHED_CHUNKS, CHAR_NGRAMS, WORD, Label, Matrix, Weight
 try:
     from models import _kernel as kernel
 except ImportError:
-    kernel = plain  # type: ignore[misc]
+    kernel = plain  # type: ignore[misc]  # the same by another module
 
 if TYPE_CHECKING:
     from models.encoder import Encoder
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["CHAR_NGRAMS", "WORD_NGRAMS", "Features", "NgramFeatures", "NgramRow", "Row", "Shares", "add_by_chunk"]
 
 WORD_NGRAMS = (1, 2)
+T = TypeVar("T")
 IS_COMPILED = kernel is not plain
 
 
@@ -200,17 +200,23 @@ class NgramFeatures:
     @classmethod
     def fit(cls, texts: Iterable[str], *, min_df: int) -> NgramFeatures:
         """Learn the vocabulary (n-grams in at least `min_df` texts) and the smooth idf, ``1 + ln((1+n)/(1+df))``."""
-        word_df: Counter[str] = Counter()
-        char_df: Counter[str] = Counter()
-        grams_of = lru_cache(maxsize=CACHED_CHUNKS)(lambda chunk: frozenset(char_ngrams(chunk)))
+        words, bigrams, chars = _Frequencies[str](), _Frequencies[tuple[int, int]](), _Frequencies[str]()
+        grams_of = lru_cache(maxsize=CACHED_CHUNKS)(lambda chunk: chars.numbered(char_ngrams(chunk)))
         n = 0
         for text in texts:
             n += 1
             lowered = text.lower()
-            words = WORD.findall(lowered)
-            word_df.update({*words, *map(" ".join, pairwise(words))})
-            char_df.update(frozenset().union(*map(grams_of, lowered.split())))
-        kept_words, kept_chars = _kept(word_df, min_df), _kept(char_df, min_df)
+            found = words.numbered(WORD.findall(lowered))
+            words.add(found)
+            bigrams.add(bigrams.numbered(pairwise(found.tolist())))
+            chars.add(np.concatenate([np.empty(0, np.int64), *map(grams_of, lowered.split())]))
+        names = words.names
+        word_df = words.counts(min_df)
+        word_df.update(
+            (f"{names[one]} {names[other]}", count) for (one, other), count in bigrams.counts(min_df).items()
+        )
+        char_df = chars.counts(min_df)
+        kept_words, kept_chars = _sorted(word_df), _sorted(char_df)
         df = np.array([*map(word_df.get, kept_words), *map(char_df.get, kept_chars)], np.float64)
         return cls(kept_words, kept_chars, (1.0 + np.log((1.0 + n) / (1.0 + df))).astype(np.float32))
 
@@ -231,9 +237,39 @@ class NgramFeatures:
         return kernel.Labeller(self._ngrams, *weights._replace(topics=topics), part)
 
 
-def _kept(df: Counter[str], min_df: int) -> list[str]:
-    """Return the n-grams that stand in enough texts, the commonest first.
+class _Frequencies(Generic[T]):
+    """In how many texts things occur, which are numbered as they come."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[T, int] = {}
+        self._counts = np.zeros(1024, np.int64)
+
+    @property
+    def names(self) -> list[T]:
+        """The things in the order of their numbers."""
+        return list(self._numbers)
+
+    def numbered(self, things: Iterable[T]) -> NDArray[np.int64]:
+        """Return the number of each thing."""
+        number = self._numbers.setdefault
+        return np.array([number(thing, len(self._numbers)) for thing in things], np.int64)
+
+    def add(self, found: NDArray[np.int64]) -> None:
+        """Count a text in which things of these numbers occur."""
+        while len(self._counts) < len(self._numbers):
+            self._counts = np.concatenate([self._counts, np.zeros_like(self._counts)])
+        # A number that is there more than once is assigned to more than once, and counted once.
+        self._counts[found] += 1
+
+    def counts(self, least: int) -> dict[T, int]:
+        """Return in how many texts each thing occurs that occurs in at least so many."""
+        pairs = zip(self._numbers, self._counts.tolist(), strict=False)
+        return {thing: count for thing, count in pairs if count >= least}
+
+
+def _sorted(df: dict[str, int]) -> list[str]:
+    """Return the n-grams, the commonest first.
 
     What is asked for together then lies together in memory, weights and all, and most of it stays near the processor.
     """
-    return sorted((gram for gram, count in df.items() if count >= min_df), key=lambda gram: (-df[gram], gram))
+    return sorted(df, key=lambda gram: (-df[gram], gram))

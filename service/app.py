@@ -113,7 +113,7 @@ def create_app(settings: Settings) -> ASGIApp:
         app.include_router(router)
     problems.install(app)
     # Replacing the method is how FastAPI lets the document be made elsewhere.
-    app.openapi = openapi.describe(app, serving)  # type: ignore[method-assign]
+    app.openapi = openapi.describe(app, serving)  # type: ignore[method-assign]  # meant to be
     return RequestLog(Direct(app, classify.router), metrics)
 
 

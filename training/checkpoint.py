@@ -187,7 +187,7 @@ def load_body(folder: Path) -> Any:
                 f"pip install 'stancery[checkpoint]' ({error})"
             ]
         ) from error
-    disable_progress_bar()  # type: ignore[no-untyped-call]
+    disable_progress_bar()  # type: ignore[no-untyped-call]  # it has no types
     return AutoModel.from_pretrained(
         folder, trust_remote_code=False, use_safetensors=True, local_files_only=True, attn_implementation="eager"
     )

@@ -185,7 +185,7 @@ def _topic_metrics(scores: Scores, ids: Sequence[str], resample: Resample) -> di
         name: {
             "support": int(scores.labels[:, index].sum()),
             "predicted": int(scores.predicted[:, index].sum()),
-            **_figures(each, lambda values, index=index: values[:, index]),  # type: ignore[misc]
+            **_figures(each, lambda values, index=index: values[:, index]),  # type: ignore[misc]  # mypy infers no such lambda
         }
         for index, name in enumerate(ids)
     }
@@ -235,7 +235,7 @@ def _stance_figures(
         "per_stance": {
             name: {
                 "support": int(there[0, index]),
-                **_figures(each, lambda values, index=index: values[:, index]),  # type: ignore[misc]
+                **_figures(each, lambda values, index=index: values[:, index]),  # type: ignore[misc]  # mypy infers no such lambda
             }
             for index, name in enumerate(STANCES)
         },

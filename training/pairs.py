@@ -201,7 +201,7 @@ class Tuning:
                 group["lr"] = group["peak"] * rate
             loss = self._loss([tokens[place] for place in batch], [pairs[place].label for place in batch])
             self._optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()  # type: ignore[no-untyped-call]  # it has no types
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             self._optimizer.step()
             self._done += 1

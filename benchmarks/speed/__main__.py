@@ -36,6 +36,7 @@ def main() -> None:
         http.run(bundle, arguments.peers, arguments.rounds, arguments.seconds, arguments.plots)
     if "growth" in arguments.parts:
         growth.run(bundle, arguments.labels, arguments.rounds, arguments.plots)
+        http.run_workers(bundle, arguments.rounds, arguments.seconds, arguments.plots)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import resource
 import time
+from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def run(bundle: Bundle, most_labels: int, rounds: int, plots: Path) -> None:
     with on_core(0):
         _topics(bundle, rounds, plots)
         _words(bundle, rounds, plots)
-    _labels([count for count in LABELS if count <= most_labels])
+    _labels([count for count in LABELS if count <= most_labels], plots)
 
 
 def _topics(bundle: Bundle, rounds: int, plots: Path) -> None:
@@ -55,19 +56,22 @@ def _show(title: str, unit: str, rates: dict[str, list[float]], path: Path) -> N
     plot(path, unit, [unit], found)
 
 
-def _labels(counts: list[int]) -> None:
+def _labels(counts: list[int], plots: Path) -> None:
     """Fit generated paragraphs of about 50 words, whose words come as often as those of the seeds do."""
-    print(
-        f"\nAs labels grow: seconds{'':<12}{'n-grams':>10}{'features':>10}{'fit':>10}{'columns':>12}{'megabytes':>12}"
-    )
+    columns = ["n-grams, s", "features, s", "fit, s", "columns", "peak memory, MB"]
+    print(f"\n{'As labels grow':<34}" + "".join(f"{column:>18}" for column in columns))
+    rates = {}
     for count in counts:
-        # A process of its own: its peak of memory is that of this size alone.
-        process = get_context("spawn").Process(target=_fit, args=(count,))
-        process.start()
-        process.join()
+        # A process of its own, started afresh: its peak of memory is that of this size alone.
+        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+            found = pool.submit(_fit, count).result()
+        name = f"{count:,} paragraphs"
+        print(f"{name:<34}" + "".join(f"{value:>18,.5g}" for value in found))
+        rates[name] = {column: [value] for column, value in zip(columns, found, strict=True)}
+    plot(plots / "labels.png", "", columns, rates)
 
 
-def _fit(count: int) -> None:
+def _fit(count: int) -> list[float]:
     words = [word for text in paragraphs(400, 500) for word in text.split()]
     drawn = random.Random(0)
     texts = [" ".join(drawn.choices(words, k=50)) for _ in range(count)]
@@ -81,5 +85,4 @@ def _fit(count: int) -> None:
     linear.fit_heads(matrix, labels, none, topic_c=1.0, stance_c=1.0, jobs=1, step=lambda: None)
     spent = [counted - start, read - counted, time.perf_counter() - read]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
-    cells = "".join(f"{seconds:>10.1f}" for seconds in spent)
-    print(f"{count:>22,} paragraphs{cells}{features.size:>12,}{peak:>12,.0f}")
+    return [*spent, float(features.size), peak]

@@ -30,6 +30,7 @@ from training.export import pipelines
 SERVERS = Path(__file__).parent / "servers"
 CONNECTIONS = (1, 16, 64)
 MANY, AT_ONCE = 64, 16
+WORKERS = (1, 2)
 PORT = 8951
 _LOAD = """
 local file = io.open("{bodies}")
@@ -49,12 +50,14 @@ end
 
 
 class Server(NamedTuple):
-    """How a server is started; `python` of the environment that it has, `path` that it labels at."""
+    """How a server is started: `python` of the environment that it has, `path` that it labels at, the cores it has."""
 
     name: str
     python: str
     file: str
     path: str = "/label"
+    options: tuple[str, ...] = ()
+    cores: tuple[int, ...] = (0,)
 
 
 def run(bundle: Bundle, peers: Path | None, rounds: int, seconds: float, plots: Path) -> None:
@@ -84,6 +87,27 @@ def run(bundle: Bundle, peers: Path | None, rounds: int, seconds: float, plots: 
     show("The same, 99th percentile", "ms", columns, waits)
     show("What a server costs", "seconds, megabytes", ["ready, s", "resident, MB"], costs)
     plot(plots / "http.png", "requests or paragraphs/s", columns, rates)
+
+
+def run_workers(bundle: Bundle, rounds: int, seconds: float, plots: Path) -> None:
+    """Measure, print and draw workers, as many as cores, which the load takes its part of."""
+    cores = tuple(range(max(WORKERS)))
+    servers = [
+        Server(f"{count} workers", sys.executable, "", "/v1/classify", ("--workers", str(count)), cores)
+        for count in WORKERS
+    ]
+    columns = ["requests/s", "99th percentile, ms", f"{MANY} a request, paragraphs/s"]
+    rates: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        for server in servers * rounds:
+            with started(server, bundle, work):
+                found = *_loaded(server, work, AT_ONCE, 1, seconds), _loaded(server, work, AT_ONCE, MANY, seconds)[0]
+                for column, value in zip(columns, (*found[:2], found[2] * MANY), strict=True):
+                    rates[server.name][column].append(value)
+    ordered = dict(reversed(rates.items()))
+    show(f"As workers grow, on {len(cores)} cores with the load, {AT_ONCE} connections", "", columns, ordered)
+    plot(plots / "workers.png", "", columns, ordered)
 
 
 def _servers(peers: Path | None) -> list[Server]:
@@ -126,10 +150,10 @@ def started(server: Server, bundle: Bundle, work: Path) -> Iterator[tuple[subpro
     if not server.file:
         home = tempfile.mkdtemp(dir=work)
         command = [server.python, "-m", "stancery", "serve", "--bundle", str(bundle.path), "--home", home]
-        command += ["--port", str(PORT)]
+        command += ["--port", str(PORT), *server.options]
     # Where the peers find the class of the model, and ours is run from.
     environment = {**os.environ, "PYTHONPATH": f"{Path(__file__).parents[2]}"}
-    with on_core(0), (work / "log").open("wb") as log:
+    with on_core(*server.cores), (work / "log").open("wb") as log:
         start = time.perf_counter()
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
     try:

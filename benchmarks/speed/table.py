@@ -24,10 +24,10 @@ def paragraphs(count: int, words: int) -> list[str]:
 
 
 @contextmanager
-def on_core(core: int) -> Iterator[None]:
-    """Have this process, and what it starts, run on one core alone."""
+def on_core(*cores: int) -> Iterator[None]:
+    """Have this process, and what it starts, run on these cores alone."""
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {core})
+    os.sched_setaffinity(0, cores)
     try:
         yield
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import AsyncIterator
 from http import HTTPStatus
+from typing import Literal
 
 import msgspec
 from anyio.to_thread import run_sync
@@ -125,11 +126,12 @@ async def get_annotations(request: Request) -> Response:
 
 async def _lines(service: Service, up_to: int, *, sort: bool) -> AsyncIterator[bytes]:
     """Yield the examples as they stood at an event, page by page; sorted fields are what the hash is of."""
-    after, order = 0, "sorted" if sort else None
+    after = 0
+    order: Literal["sorted"] | None = "sorted" if sort else None
 
     def page(connection: Connection) -> tuple[int, bytes]:
         rows = corpus.page(connection, after, up_to)
-        encoded = b"".join(msgspec.json.encode(example, order=order) + b"\n" for _, example in rows)  # type: ignore[arg-type]
+        encoded = b"".join(msgspec.json.encode(example, order=order) + b"\n" for _, example in rows)
         return (rows[-1][0] if rows else 0), encoded
 
     while True:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, RowMapping, func, insert, select, update
 
 from models.bundle import Manifest
 from models.errors import StanceryError
@@ -103,8 +103,8 @@ def every(connection: Connection) -> list[Version]:
     return [_version(row) for row in connection.execute(select(model_versions).order_by(*order)).mappings()]
 
 
-def _version(row: object) -> Version:
-    values = dict(row)  # type: ignore[call-overload]
+def _version(row: RowMapping) -> Version:
+    values = dict(row)
     return Version(**{**values, "metrics": msgspec.json.decode(values["metrics"])})
 
 

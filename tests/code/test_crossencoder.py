@@ -90,10 +90,10 @@ def test_only_topics_in_reach_are_read_unless_all_are_asked_for(bundle: Bundle) 
     assert scorer.pairs is not None
     off_topic = "Rain fell on street 7 and the bus was late again."
     near = scorer.topic_scores([off_topic])[0]
-    assert scorer.pairs.read.cache_info().misses == 1  # type: ignore[attr-defined]
+    assert scorer.pairs.read.cache_info().misses == 1  # type: ignore[attr-defined]  # a cached function
     scorer.exact = True
     exact = scorer.topic_scores([off_topic])[0]
-    assert scorer.pairs.read.cache_info().misses == 3  # type: ignore[attr-defined]
+    assert scorer.pairs.read.cache_info().misses == 3  # type: ignore[attr-defined]  # a cached function
     assert exact[2] == near[2] and (exact[:2] != near[:2]).all()
 
 

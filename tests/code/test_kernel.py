@@ -221,11 +221,11 @@ def test_what_does_not_fit_is_refused(both: Pair) -> None:
     with pytest.raises(ValueError, match="float64 numbers"):
         labeller.label("some text", np.zeros(1))
     with pytest.raises(TypeError, match="text"):
-        labeller.label(3, np.zeros(2))  # type: ignore[arg-type]  # what a caller without types may do
+        labeller.label(3, np.zeros(2))  # type: ignore[arg-type]  # what untyped callers give
     with pytest.raises(TypeError, match="text"):
-        both[0].read(b"bytes")  # type: ignore[arg-type]
+        both[0].read(b"bytes")  # type: ignore[arg-type]  # what untyped callers give
     with pytest.raises(TypeError, match="text"):
-        both[0].dot(["text", 3], good)  # type: ignore[list-item]
+        both[0].dot(["text", 3], good)  # type: ignore[list-item]  # the same
 
 
 def test_the_matrix_that_is_fitted_on_has_the_rows_that_are_served(both: Pair, texts: list[str]) -> None:

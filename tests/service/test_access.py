@@ -135,7 +135,7 @@ def test_a_key_is_known_soon_after_it_is_made_and_forgotten_soon_after_it_is_rev
 
     def soon(status: int) -> bool:
         return any(
-            ask(guarded, "/v1/models", made).status == status or time.sleep(0.1)  # type: ignore[func-returns-value]
+            ask(guarded, "/v1/models", made).status == status or time.sleep(0.1)  # type: ignore[func-returns-value]  # falsy
             for _ in range(20)
         )
 

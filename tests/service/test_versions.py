@@ -160,7 +160,7 @@ def test_a_version_that_breaks_after_it_was_chosen_leaves_the_old_one_serving(tw
 
 
 def settings(two: Two, **more: object) -> Settings:
-    return Settings(home=two.home, bundle=two.path(two.first), **more)  # type: ignore[arg-type]
+    return Settings(home=two.home, bundle=two.path(two.first), **more)  # type: ignore[arg-type]  # of any type
 
 
 def test_a_start_serves_what_the_store_says_or_the_nearest_to_it(two: Two) -> None:
