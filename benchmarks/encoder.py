@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from itertools import compress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -87,6 +88,11 @@ class Whole:
         return self._known[text]
 
 
+def told(found: dict[str, Any]) -> str:
+    low, high = found["interval"]
+    return f"{found['value']:.4f} [{low:.4f}, {high:.4f}]"
+
+
 def precision(checkpoint: str) -> None:
     """Fit heads on the seeds' embeddings in either precision, and measure both on the same held-out documents."""
     taxonomy = read_taxonomy(TAXONOMY)
@@ -103,11 +109,12 @@ def precision(checkpoint: str) -> None:
             choices = fitting.choose(material, near, folds=FOLDS, seed=0, jobs=THREADS, step=bar.update)
             scores = score_examples(fitting.fit(material, choices, jobs=THREADS, step=bar.update), kept)
         found = measure(scores, taxonomy.ids, [example.group for example in kept])
-        for part, metric in (("topics", "micro"), ("topics", "macro"), ("stance", "given")):
-            print(f"{name} {part} {metric}: {found[part][metric]}")
+        print(f"{name}: topic micro-F1 {told(found['topics']['micro']['f1'])}", end=", ")
+        print(f"macro-F1 {told(found['topics']['macro']['f1'])}", end=", ")
+        print(f"stance macro-F1, given the topic {told(found['stance']['given_topic']['macro_f1'])}")
         counts = [scores.predicted & scores.labels, scores.predicted, scores.labels]
         micro[name] = prf(*(resample.sums(each.sum(axis=1).astype(float)) for each in counts))["f1"]
-    print("topic micro-F1, int8 less fp32, of the same resampled documents:", figure(micro["int8"] - micro["fp32"]))
+    print(f"topic micro-F1, int8 less fp32 {told(figure(micro['int8'] - micro['fp32']))}")
 
 
 def deletion(path: Path) -> None:
