@@ -17,7 +17,7 @@ SENT = [(b"host", b"one"), (b"authorization", b"first"), (b"host", b"two"), (b"a
 
 
 @router.post("/broken")
-async def broken(request: Request) -> Response:
+async def broken(_: Request) -> Response:
     raise RuntimeError("a secret")
 
 
