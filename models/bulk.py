@@ -17,6 +17,7 @@ from itertools import chain, islice
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Thread
 from typing import IO, Any, TypeVar
 
@@ -95,10 +96,13 @@ def to_stream(job: Job, stream: IO[bytes], *, jobs: int, step: Callable[[int], N
             stream.write(tables.encode([result], job.output_format))
             step(1)
         return
-    with closing(_done(job, scorer, jobs, _encoded, ((rows,) for rows in _stretches(job)))) as blocks:
-        for count, data in blocks:
-            stream.write(data)
-            step(count)
+    with TemporaryDirectory(prefix="stancery-") as folder:
+        tasks = ((rows, _path(Path(folder), number)) for number, rows in enumerate(_stretches(job)))
+        with closing(_done(job, scorer, jobs, _left, tasks)) as blocks:
+            for count, path in blocks:
+                stream.write(path.read_bytes())
+                path.unlink()
+                step(count)
 
 
 def to_file(job: Job, output: Path, *, jobs: int, resume: bool, step: Callable[[int], None]) -> None:
@@ -199,6 +203,16 @@ def _fill(job: Job, scorer: Scorer, folder: Path, jobs: int, step: Callable[[int
 
 def _encoded(job: Job, scorer: Scorer, rows: list[Row]) -> tuple[int, bytes]:
     return len(rows), tables.encode(list(job.label(scorer, rows)), job.output_format)
+
+
+def _left(job: Job, scorer: Scorer, rows: list[Row], path: Path) -> tuple[int, Path]:
+    """Label a stretch into a file.
+
+    A process that is ended in the middle of sending much would leave whoever receives it waiting for ever.
+    """
+    count, data = _encoded(job, scorer, rows)
+    path.write_bytes(data)
+    return count, path
 
 
 def _written(job: Job, scorer: Scorer, rows: list[Row], path: Path) -> int:
