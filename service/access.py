@@ -5,11 +5,11 @@ from __future__ import annotations
 import hmac
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from http import HTTPStatus
 from ipaddress import ip_address
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
 from fastapi import Request
@@ -58,6 +58,8 @@ class Keys:
     ----------
     anonymous : bool
         Whether a request without a key may do everything.
+    own_name : bool
+        Whether a request without a key must call this machine by a name of loopback.
     admin_key : str, optional
         A key of every scope that the store does not know.
     per_minute : float
@@ -66,8 +68,11 @@ class Keys:
         Workers among which a key's requests are spread: each allows its part.
     """
 
-    def __init__(self, *, anonymous: bool, admin_key: str | None, per_minute: float, share: int) -> None:
+    def __init__(
+        self, *, anonymous: bool, own_name: bool, admin_key: str | None, per_minute: float, share: int
+    ) -> None:
         self._anonymous = anonymous
+        self._own_name = own_name
         self._admin = digest_of(admin_key) if admin_key else None
         self._per_minute = per_minute
         self._share = share
@@ -87,6 +92,33 @@ class Keys:
     def _holder(self, key: Key) -> Holder:
         limit = (key.requests_per_minute or self._per_minute) / self._share
         return Holder(key.name, frozenset(key.scopes), Allowance(limit))
+
+    def admit(self, scope: str, method: str, headers: Mapping[str, str], noted: dict[str, Any]) -> None:
+        """Let a request through that may do what `scope` names, and note whose it is as ``key``.
+
+        Raises
+        ------
+        Problem
+            401 or 403 where it may not, 429 where its key has asked too often, 503 while keys cannot be read.
+        """
+        authorization = headers.get("authorization")
+        if authorization is None and self._own_name:
+            _by_own_name(headers)
+        if method not in ("GET", "HEAD"):
+            _same_origin(headers)
+        holder = self.holder(authorization)
+        noted["key"] = holder.name
+        if scope not in holder.scopes:
+            raise Problem(
+                HTTPStatus.FORBIDDEN,
+                f"this needs the scope {scope}; the key has {', '.join(sorted(holder.scopes))}",
+            )
+        if holder.allowance is not None and (seconds := holder.allowance.take()):
+            raise Problem(
+                HTTPStatus.TOO_MANY_REQUESTS,
+                "the key has used up its requests for now",
+                headers={"Retry-After": str(math.ceil(seconds))},
+            )
 
     def holder(self, authorization: str | None) -> Holder:
         """Return who sent an ``Authorization`` header.
@@ -125,36 +157,12 @@ class Needs:
         self.scope = scope
 
     async def __call__(self, request: Request) -> None:
-        self.check(request)
-
-    def check(self, request: Request) -> None:
-        """Let the request through, and note whose it is.
-
-        Raises
-        ------
-        Problem
-            401 or 403 where it may not ask this, 429 where it has asked too often, 503 while keys cannot be read.
-        """
-        if self.scope is None:
-            return
-        service, authorization = request.app.state.service, request.headers.get("authorization")
-        if authorization is None and service.settings.allow_anonymous is None:
-            _by_own_name(request, service.settings.host)
-        if request.method not in ("GET", "HEAD"):
-            _same_origin(request)
-        holder = service.keys.holder(authorization)
-        request.scope["stancery"]["key"] = holder.name
-        if self.scope not in holder.scopes:
-            raise Problem(
-                HTTPStatus.FORBIDDEN,
-                f"this needs the scope {self.scope}; the key has {', '.join(sorted(holder.scopes))}",
-            )
-        if holder.allowance is not None and (seconds := holder.allowance.take()):
-            raise Problem(
-                HTTPStatus.TOO_MANY_REQUESTS,
-                "the key has used up its requests for now",
-                headers={"Retry-After": str(math.ceil(seconds))},
-            )
+        """Let the request through, or raise what :meth:`Keys.admit` does. One that was let through before is not
+        counted again."""
+        noted = request.scope["stancery"]
+        if self.scope is not None and "key" not in noted:
+            keys: Keys = request.app.state.service.keys
+            keys.admit(self.scope, request.method, request.headers, noted)
 
 
 def actor_of(request: Request) -> str:
@@ -171,12 +179,12 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _by_own_name(request: Request, host: str) -> None:
+def _by_own_name(headers: Mapping[str, str]) -> None:
     """On loopback, where no key is needed, refuse to be called by another name than this machine's own.
 
     A page of any site may have its name resolve to 127.0.0.1, and the browser then takes this service for that site.
     """
-    if is_loopback(host) and not _names_loopback(request.headers.get("host", "")):
+    if not _names_loopback(headers.get("host", "")):
         raise Problem(
             HTTPStatus.FORBIDDEN,
             "host: without keys this answers to localhost and loopback addresses alone; behind a proxy that passes "
@@ -189,10 +197,10 @@ def _names_loopback(header: str) -> bool:
     return is_loopback(_host_in(f"//{header}").hostname or "")
 
 
-def _same_origin(request: Request) -> None:
+def _same_origin(headers: Mapping[str, str]) -> None:
     """Refuse what a page of another site has a browser send: on loopback no key would stop it."""
-    origin = request.headers.get("origin")
-    if origin is not None and _host_in(origin).netloc != request.headers.get("host"):
+    origin = headers.get("origin")
+    if origin is not None and _host_in(origin).netloc != headers.get("host"):
         raise Problem(HTTPStatus.FORBIDDEN, "origin: pages of other sites may not call this")
 
 

@@ -28,10 +28,10 @@ from models.errors import StanceryError
 from service import openapi, problems
 from service.access import Keys, is_loopback
 from service.context import Service
-from service.direct import Direct
+from service.express import STATE, Express
 from service.follow import Follower, Health
-from service.observe import JsonFormatter, Metrics, RequestLog, log
-from service.routes import ROUTERS, classify
+from service.observe import JsonFormatter, Logged, Metrics, RequestLog, log
+from service.routes import ROUTERS
 from service.server import Protocol
 from service.serving import Serving, first_bundle
 from service.settings import Settings
@@ -61,9 +61,11 @@ def create_app(settings: Settings) -> ASGIApp:
         Metrics(),
         CapacityLimiter(cpu_count() or 1),
     )
+    requests = RequestLog(metrics)
     serving = Serving(first_bundle(settings, database), settings, metrics)
     known = Keys(
         anonymous=is_open(settings),
+        own_name=settings.allow_anonymous is None and is_loopback(settings.host),
         admin_key=settings.admin_key,
         per_minute=settings.key_requests_per_minute,
         share=settings.workers,
@@ -78,8 +80,7 @@ def create_app(settings: Settings) -> ASGIApp:
         health,
         metrics,
         threads,
-        at_once=Turns(1, settings.max_waiting),
-        in_threads=Turns(cpu_count() or 1, settings.max_waiting),
+        turns=Turns(cpu_count() or 1, settings.max_waiting),
         loaders=CapacityLimiter(1),
         stopping=stopping,
     )
@@ -87,13 +88,14 @@ def create_app(settings: Settings) -> ASGIApp:
     runner = Runner(settings, database, serving, threads)
 
     @asynccontextmanager
-    async def beside(_: FastAPI) -> AsyncIterator[None]:
+    async def beside(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
         _note_signals(stopping)
         # What was loaded stays: to look through it for garbage again and again would make requests wait.
         gc.collect()
         gc.freeze()
         tasks = [asyncio.create_task(part.run()) for part in (follower, runner)]
-        yield
+        # What the protocol of the connections finds in its state.
+        yield {STATE: Express(service, requests)}
         for task in tasks:
             task.cancel()
         for task in tasks:
@@ -114,7 +116,7 @@ def create_app(settings: Settings) -> ASGIApp:
     problems.install(app)
     # Replacing the method is how FastAPI lets the document be made elsewhere.
     app.openapi = openapi.describe(app, serving)  # type: ignore[method-assign]  # meant to be
-    return RequestLog(Direct(app, classify.router), metrics)
+    return Logged(app, requests)
 
 
 def _note_signals(stopping: threading.Event) -> None:

@@ -24,6 +24,11 @@ def too_long(limit: int) -> Problem:
     )
 
 
+def late(seconds: float) -> Problem:
+    detail = f"body: not here after {seconds:g} seconds"
+    return Problem(HTTPStatus.REQUEST_TIMEOUT, detail, headers={"Connection": "close"})
+
+
 async def read_body(request: Request, limit: int, seconds: float) -> bytes:
     """Return the body.
 
@@ -40,9 +45,7 @@ async def read_body(request: Request, limit: int, seconds: float) -> bytes:
         async with asyncio.timeout(seconds):
             return await _read(request, limit)
     except TimeoutError:
-        raise Problem(
-            HTTPStatus.REQUEST_TIMEOUT, f"body: not here after {seconds:g} seconds", headers={"Connection": "close"}
-        ) from None
+        raise late(seconds) from None
 
 
 async def _read(request: Request, limit: int) -> bytes:

@@ -9,6 +9,7 @@ import msgspec
 from models.bundle import Bundle
 from models.paragraphs import Paragraph, split_paragraphs, text_fault
 from models.results import Result
+from service.context import Service
 from service.problems import Fault, Problem, invalid, undecodable
 from service.schemas import ClassifyRequest, ClassifyResponse, ParagraphIn
 from service.settings import Settings
@@ -29,6 +30,13 @@ def decode(body: bytes, content_type: str) -> ClassifyRequest:
         return _decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise undecodable(error, _FIELDS) from None
+
+
+def answer(service: Service, bundle: Bundle, request: ClassifyRequest) -> tuple[bytes, int]:
+    """Return the body of the answer, and how many paragraphs it is about; they are counted. Raises as `classify`."""
+    given = classify(bundle, request, service.settings)
+    service.metrics.count(given.results)
+    return msgspec.json.encode(given), len(given.results)
 
 
 def classify(bundle: Bundle, request: ClassifyRequest, settings: Settings) -> ClassifyResponse:

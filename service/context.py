@@ -28,8 +28,8 @@ from service.turns import Turns
 @dataclass(frozen=True)
 class Service:
     """One worker's parts. Scoring runs in at most as many threads as there are cores, and the loading of versions that
-    requests name in one beside them; ``at_once`` and ``in_threads`` bound how many requests wait to be scored on the
-    event loop and in threads. ``stopping`` is set once the server has been told to stop."""
+    requests name in one beside them; ``turns`` bounds how many requests wait to be scored in threads. ``stopping`` is
+    set once the server has been told to stop."""
 
     settings: Settings
     database: Database
@@ -38,8 +38,7 @@ class Service:
     health: Health
     metrics: Metrics
     threads: CapacityLimiter
-    at_once: Turns
-    in_threads: Turns
+    turns: Turns
     loaders: CapacityLimiter
     stopping: threading.Event
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import sys
@@ -10,7 +11,7 @@ from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from itertools import accumulate
+from itertools import accumulate, count
 from threading import Lock
 from typing import Any
 
@@ -41,12 +42,6 @@ class JsonFormatter(logging.Formatter):
 def _line(level: str, message: str, when: datetime, fields: Mapping[str, Any]) -> str:
     line = {"time": when, "level": level, "message": message, **fields}
     return msgspec.json.encode(line, enc_hook=str).decode()
-
-
-def _write(fields: dict[str, Any]) -> None:
-    """Write the line of a request. The way through the logging module costs several times as much."""
-    sys.stdout.write(_line("info", "request", datetime.now(UTC), fields) + "\n")
-    sys.stdout.flush()
 
 
 class Metrics(Collector):
@@ -121,52 +116,89 @@ class _Seconds:
         return list(zip(bounds, accumulate(self._counts), strict=True))
 
 
+class Entry:
+    """One request on its way: its id, when it began, and in ``fields`` what is known of it besides."""
+
+    __slots__ = ("fields", "id", "start")
+
+    def __init__(self, id: str, fields: dict[str, Any]) -> None:
+        self.id = id
+        self.start = time.perf_counter()
+        self.fields = fields
+
+
 class RequestLog:
-    """ASGI middleware: logs and measures each request once it is answered.
+    """Logs and measures each request once it is answered."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        # No two processes begin alike.
+        self._process = os.urandom(4).hex()
+        self._numbers = count(1)
+        self._lines: list[str] = []
+
+    def begin(self, fields: dict[str, Any]) -> Entry:
+        """Begin the entry of a request; what is put into `fields` until it ends is logged with it."""
+        return Entry(f"{self._process}{next(self._numbers) & 0xFFFFFFFF:08x}", fields)
+
+    def end(self, entry: Entry, method: str, route: str, status: int, sent: int, *, is_whole: bool) -> None:
+        """Count and log a request that was answered with `sent` bytes, all there are or not."""
+        seconds = time.perf_counter() - entry.start
+        self._metrics.answered(method, route, status, seconds)
+        if not log.isEnabledFor(logging.INFO):
+            return
+        fields = {
+            "request": entry.id,
+            "method": method,
+            "route": route,
+            "status": status,
+            "milliseconds": round(seconds * 1000, 3),
+            "bytes_out": sent,
+            **({} if is_whole else {"broken_off": True}),
+            **entry.fields,
+        }
+        # The way through the logging module costs several times as much, and so does a write for each line.
+        if not self._lines:
+            asyncio.get_running_loop().call_soon(self._write)
+        self._lines.append(_line("info", "request", datetime.now(UTC), fields) + "\n")
+
+    def _write(self) -> None:
+        sys.stdout.write("".join(self._lines))
+        sys.stdout.flush()
+        self._lines.clear()
+
+
+class Logged:
+    """ASGI middleware: has each request logged.
 
     A route adds what it knows to ``scope["stancery"]``.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, requests: RequestLog) -> None:
         self._app = app
-        self._metrics = metrics
+        self._requests = requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        start = time.perf_counter()
-        request_id = os.urandom(8).hex()
-        status, sent, ended = 0, 0, False
-        scope["stancery"] = {}
+        entry = self._requests.begin(scope.setdefault("stancery", {}))
+        status, sent, is_whole = 0, 0, False
 
         async def watch(message: Message) -> None:
-            nonlocal status, sent, ended
+            nonlocal status, sent, is_whole
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", []), (b"x-request-id", request_id.encode())]
+                message["headers"] = [*message.get("headers", []), (b"x-request-id", entry.id.encode())]
             elif message["type"] == "http.response.body":
                 sent += len(message.get("body", b""))
-                ended = not message.get("more_body", False)
+                is_whole = not message.get("more_body", False)
             await send(message)
 
         try:
             await self._app(scope, receive, watch)
         finally:
-            seconds = time.perf_counter() - start
             # The path as sent may hold anything; the route is ours.
             route = getattr(scope.get("route"), "path", "(none)")
             method = scope["method"] if scope["method"] in {"GET", "HEAD", "POST", "DELETE", "OPTIONS"} else "(other)"
-            self._metrics.answered(method, route, status, seconds)
-            fields = {
-                "request": request_id,
-                "method": method,
-                "route": route,
-                "status": status,
-                "milliseconds": round(seconds * 1000, 3),
-                "bytes_out": sent,
-                **({} if ended else {"broken_off": True}),
-                **scope["stancery"],
-            }
-            if log.isEnabledFor(logging.INFO):
-                _write(fields)
+            self._requests.end(entry, method, route, status, sent, is_whole=is_whole)

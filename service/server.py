@@ -1,4 +1,4 @@
-"""The HTTP server: uvicorn with httptools, and a deadline for a request's head."""
+"""The HTTP server: uvicorn with httptools, deadlines for what a client sends, and the express lane."""
 
 from __future__ import annotations
 
@@ -7,26 +7,56 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from service.body import IS_HERE
+from service.body import IS_HERE, late
+from service.express import PATH, STATE, Asked, Express
+from service.observe import Entry
 
 HEAD_SECONDS = 10.0
+_PATH = PATH.encode()
+
+
+class _Lane:
+    """A request on the express lane, in the place of uvicorn's own cycle: the protocol asks these things of either."""
+
+    def __init__(self, express: Express, entry: Entry, headers: dict[str, str], *, keep_alive: bool) -> None:
+        self.express, self.entry, self.headers = express, entry, headers
+        self.asked: Asked | None = None
+        self.body = bytearray()
+        self.keep_alive = keep_alive
+        self.more_body = True
+        self.response_complete = self.disconnected = False
+        # Set to wake whoever waits for the body; nobody does.
+        self.message_event = self
+
+    def set(self) -> None:
+        """Wake nobody."""
 
 
 class Protocol(HttpToolsProtocol):
-    """A connection that is closed where the head of a request does not come in time: uvicorn would wait for ever."""
+    """A connection.
+
+    It is closed where the head of a request does not come in time; uvicorn would wait for ever. What the express lane
+    can answer is not made a request of ASGI.
+    """
 
     _deadline: asyncio.TimerHandle | None = None
     _is_in_head = False
+    _lane: _Lane | None = None
+    _idle: asyncio.TimerHandle | None = None
+    _last = 0.0
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self._begin()
+        self._expect(HEAD_SECONDS)
 
     def data_received(self, data: bytes) -> None:
+        self._last = self.loop.time()
         super().data_received(data)
-        # Most heads come whole, and need no timer.
+        # Most heads and bodies come whole, and need no timer.
         if self._is_in_head:
-            self._begin()
+            self._expect(HEAD_SECONDS)
+        elif self._lane is not None and self._lane.more_body:
+            self._expect(self._lane.express.body_seconds)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -34,26 +64,130 @@ class Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._is_in_head = False
-        self._end()
-        super().on_headers_complete()
+        self._came()
+        self._lane = self._express()
+        if self._lane is None:
+            super().on_headers_complete()
+        else:
+            self.cycle = self._lane  # type: ignore[assignment]  # it stands in the place of one
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
-        self.scope[IS_HERE] = True  # type: ignore[literal-required]  # a key of ours in the scope of ASGI
+        if self._lane is None:
+            self.scope[IS_HERE] = True  # type: ignore[literal-required]  # a key of ours in the scope of ASGI
+            return
+        self._came()
+        self._read(self._lane)
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._end()
+        self._came()
+        if self._idle is not None:
+            self._idle.cancel()
         super().connection_lost(error)
+        lane = self._lane
+        if lane is not None and not lane.response_complete and lane.asked is None:
+            lane.express.broken_off(lane.entry)
 
-    def _begin(self) -> None:
+    def _express(self) -> _Lane | None:
+        """Take the request whose head is here to the express lane, or leave it to the road."""
+        express: Express | None = self.app_state.get(STATE)
+        is_first = self.cycle is None or self.cycle.response_complete
+        if express is None or self.url != _PATH or not is_first or self.flow.write_paused:
+            return None
+        parser = self.parser
+        if parser.get_method() != b"POST" or parser.get_http_version() != "1.1":
+            return None
+        # Of a name that comes twice the first counts, as in Starlette.
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(self.headers)}
+        if not express.takes(headers):
+            return None
+        return _Lane(express, express.begin(), headers, keep_alive=parser.should_keep_alive())
+
+    def _read(self, lane: _Lane) -> None:
+        """Read a request that is whole, and have it answered in its turn."""
+        try:
+            lane.asked = lane.express.read(lane.entry, lane.headers, bytes(lane.body))
+        except Exception as error:
+            self._fail(lane, error)
+            return
+        if lane.asked is None:
+            self._leave(lane)
+            return
+        line = lane.express.line
+        if not line.join(lambda: self._answer(lane)):
+            self.loop.call_later(line.refusals.delay(), self._refuse, lane)
+
+    def _leave(self, lane: _Lane) -> None:
+        """Send a request on to the road, as if it had never been here."""
+        self._lane = None
+        self.cycle = None  # type: ignore[assignment]  # as before the first request
+        self.scope["stancery"] = lane.entry.fields  # type: ignore[typeddict-unknown-key]  # a key of ours
+        super().on_headers_complete()
+        self.cycle.body = lane.body
+        self.on_message_complete()
+
+    def _answer(self, lane: _Lane) -> None:
+        if lane.disconnected or lane.asked is None:
+            lane.express.broken_off(lane.entry)
+        else:
+            self._send(lane, lane.express.answer(lane.entry, lane.asked, self._headers(lane)))
+
+    def _refuse(self, lane: _Lane) -> None:
+        refusals = lane.express.line.refusals
+        refusals.done()
+        if lane.disconnected:
+            lane.express.broken_off(lane.entry)
+        else:
+            self._fail(lane, refusals.problem())
+
+    def _fail(self, lane: _Lane, error: Exception) -> None:
+        self._send(lane, lane.express.failed(lane.entry, error, self._headers(lane)))
+
+    def _headers(self, lane: _Lane) -> list[tuple[bytes, bytes]]:
+        default = self.server_state.default_headers
+        return default if lane.keep_alive else [*default, (b"connection", b"close")]
+
+    def _send(self, lane: _Lane, answer: bytes) -> None:
+        """Send the whole answer to a request, and wait for the next."""
+        self.transport.write(answer)
+        lane.response_complete = True
+        if not lane.keep_alive:
+            self.transport.close()
+        if self.pipeline:
+            self.on_response_complete()
+            return
+        self.server_state.total_requests += 1
+        self.flow.resume_reading()
+        self._last = self.loop.time()
+        if self._idle is None:
+            self._idle = self.loop.call_later(self.timeout_keep_alive, self._is_idle)
+
+    def _is_idle(self) -> None:
+        """Close the connection where nothing came for long. One timer for many requests: each would cost some."""
+        self._idle = None
+        if self.cycle.response_complete and not self._is_in_head and not self.transport.is_closing():
+            left = self._last + self.timeout_keep_alive - self.loop.time()
+            if left > 0:
+                self._idle = self.loop.call_later(left, self._is_idle)
+            else:
+                self.transport.close()
+
+    def _expect(self, seconds: float) -> None:
         if self._deadline is None:
-            self._deadline = self.loop.call_later(HEAD_SECONDS, self._give_up)
+            self._deadline = self.loop.call_later(seconds, self._give_up)
 
-    def _end(self) -> None:
+    def _came(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
 
     def _give_up(self) -> None:
-        if not self.transport.is_closing():
+        self._deadline = None
+        if self.transport.is_closing():
+            return
+        lane = self._lane
+        if lane is not None and lane.more_body:
+            self._fail(lane, late(lane.express.body_seconds))
+            self.transport.close()
+        else:
             self.transport.close()

@@ -1,9 +1,11 @@
-"""Who scores next: a bounded queue in front of the processor, so that overload is told instead of waited out."""
+"""Who scores next: bounded queues in front of the processor, so that overload is told instead of waited out."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
+from collections.abc import Callable
 from http import HTTPStatus
 from types import TracebackType
 
@@ -13,18 +15,37 @@ from service.problems import Problem
 # at once would have the processor write refusals instead of answers.
 _HELD = 0.25
 _APART = 0.003
+# How long what waits on the event loop may keep everything else from it.
+_SLICE = 0.002
+
+
+class Refusals:
+    """What those are told for whom there is no room, and when."""
+
+    def __init__(self, waiting: int) -> None:
+        self._waiting = waiting
+        self._held = 0
+
+    def problem(self) -> Problem:
+        detail = f"{self._waiting:,} requests wait already; send it again"
+        return Problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers={"Retry-After": "1"})
+
+    def delay(self) -> float:
+        """Return how many seconds to hold the next one back; :meth:`done` tells that it was sent or needs not be."""
+        self._held += 1
+        return max(_HELD, self._held * _APART)
+
+    def done(self) -> None:
+        self._held -= 1
 
 
 class Turns:
-    """Let `slots` work at once and the others wait, first come first served, at most `waiting` of them.
-
-    Between two turns on the event loop everything else that is ready has its own: health is told under any load.
-    """
+    """Let `slots` work at once in threads and the others wait, first come first served, at most `waiting` of them."""
 
     def __init__(self, slots: int, waiting: int) -> None:
         self._free = slots
         self._most = waiting
-        self._held = 0
+        self._refusals = Refusals(waiting)
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     async def __aenter__(self) -> None:
@@ -32,13 +53,11 @@ class Turns:
             self._free -= 1
             return
         if len(self._waiting) >= self._most:
-            self._held += 1
             try:
-                await asyncio.sleep(max(_HELD, self._held * _APART))
+                await asyncio.sleep(self._refusals.delay())
             finally:
-                self._held -= 1
-            detail = f"{self._most:,} requests wait already; send it again"
-            raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers={"Retry-After": "1"})
+                self._refusals.done()
+            raise self._refusals.problem()
         turn = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
         try:
@@ -52,9 +71,7 @@ class Turns:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # Not now: everybody else who is ready would find the turn free, one after the other, and the event loop would
-        # neither take a new connection nor tell its health until all had had theirs.
-        asyncio.get_running_loop().call_soon(self._pass_on)
+        self._pass_on()
 
     def _pass_on(self) -> None:
         while self._waiting:
@@ -63,3 +80,41 @@ class Turns:
                 turn.set_result(None)
                 return
         self._free += 1
+
+
+class Line:
+    """Work that is done on the event loop, first come first served, at most `waiting` pieces of it in line.
+
+    After some of it everything else that is ready has its turn: health is told under any load.
+    """
+
+    def __init__(self, waiting: int) -> None:
+        self._most = waiting
+        self._pieces: deque[Callable[[], None]] = deque()
+        self._is_called = False
+        self.refusals = Refusals(waiting)
+
+    def join(self, piece: Callable[[], None]) -> bool:
+        """Have `piece` called in its turn; return False, without, where too many wait."""
+        if len(self._pieces) >= self._most:
+            return False
+        self._pieces.append(piece)
+        if not self._is_called:
+            self._call()
+        return True
+
+    def _call(self) -> None:
+        self._is_called = True
+        asyncio.get_running_loop().call_soon(self._work)
+
+    def _work(self) -> None:
+        end = time.perf_counter() + _SLICE
+        try:
+            while self._pieces:
+                self._pieces.popleft()()
+                if time.perf_counter() > end:
+                    break
+        finally:
+            self._is_called = False
+            if self._pieces:
+                self._call()

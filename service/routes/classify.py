@@ -4,22 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, Depends, Request, Response
 
-from models.bundle import Bundle
 from service.access import Needs
 from service.body import read_body
-from service.classify import classify, decode
+from service.classify import answer, decode
 from service.context import check_query, flag, service_of
-from service.schemas import ClassifyRequest, StreamLine
+from service.schemas import StreamLine
 from service.stream import Options, StreamResponse
 
 router = APIRouter(tags=["classify"], dependencies=[Depends(Needs("classify"))])
-# A linear model labels so many bytes within some fifteen milliseconds, for which the event loop can be held. A thread
-# would take longer, as the two would take turns.
-_AT_ONCE = 65_536
 
 
 @router.post("/v1/classify", summary="Label an article or a list of paragraphs")
@@ -31,26 +26,10 @@ async def post_classify(request: Request) -> Response:
     service = service_of(request)
     body = await read_body(request, service.settings.max_body_bytes, service.settings.body_seconds)
     content_type = request.headers.get("content-type", "")
-
-    def answer(bundle: Bundle, asked: ClassifyRequest) -> tuple[bytes, int]:
-        given = classify(bundle, asked, service.settings)
-        service.metrics.count(given.results)
-        return msgspec.json.encode(given), len(given.results)
-
-    def work() -> tuple[Bundle, tuple[bytes, int]] | ClassifyRequest:
-        asked = decode(body, content_type)
-        bundle = service.serving.in_memory(asked.model)
-        # Of topics that are named, and of every word, there is far more to answer than there was to read.
-        is_long = at_once and (asked.topics or asked.explain)
-        return asked if bundle is None or is_long else (bundle, answer(bundle, asked))
-
-    at_once = len(body) <= _AT_ONCE and service.serving.active.scorer.is_quick
-    async with service.at_once if at_once else service.in_threads:
-        done = work() if at_once else await run_sync(work, limiter=service.threads)
-        if isinstance(done, ClassifyRequest):
-            bundle = await service.bundle(done.model)
-            done = bundle, await run_sync(answer, bundle, done, limiter=service.threads)
-    bundle, (encoded, count) = done
+    async with service.turns:
+        asked = await run_sync(decode, body, content_type, limiter=service.threads)
+        bundle = await service.bundle(asked.model)
+        encoded, count = await run_sync(answer, service, bundle, asked, limiter=service.threads)
     request.scope["stancery"].update(paragraphs=count, model=bundle.manifest.version)
     return Response(encoded, media_type="application/json")
 

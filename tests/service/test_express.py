@@ -1,0 +1,221 @@
+"""The express lane of /v1/classify: what it answers is what the road answers, whatever a connection does."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Server, serving
+
+TEXT = "The kettle by the cup in town {} was splendid and fair."
+HEAD = "POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nContent-Type: {}\r\n"
+
+
+@pytest.fixture(scope="module")
+def quick(shared_small: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving(shared_small(), tmp_path_factory.mktemp("express") / "log", "--body-seconds", "1") as server:
+        yield server
+
+
+class Connection:
+    """A connection on which requests are written byte by byte."""
+
+    def __init__(self, server: Server) -> None:
+        self._socket = socket.create_connection(("127.0.0.1", server.port), timeout=20)
+        self._came = b""
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
+    def send(self, data: bytes) -> None:
+        self._socket.sendall(data)
+
+    def answer(self) -> tuple[int, dict[str, str], bytes]:
+        """Return the status, headers and body of the next answer."""
+        while b"\r\n\r\n" not in self._came:
+            self._more()
+        head, _, self._came = self._came.partition(b"\r\n\r\n")
+        status, *lines = head.decode().split("\r\n")
+        headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+        length = int(headers["content-length"])
+        while len(self._came) < length:
+            self._more()
+        body, self._came = self._came[:length], self._came[length:]
+        return int(status.split()[1]), headers, body
+
+    def is_closed(self) -> bool:
+        return self._socket.recv(1) == b""
+
+    def _more(self) -> None:
+        data = self._socket.recv(65536)
+        assert data, "the connection was closed"
+        self._came += data
+
+
+def express(body: bytes, kind: str = "application/json", *more: str) -> bytes:
+    lines = "".join(f"{line}\r\n" for line in (f"Content-Length: {len(body)}", *more))
+    return (HEAD.format(kind) + lines + "\r\n").encode() + body
+
+
+def road(body: bytes, kind: str = "application/json", *more: str) -> bytes:
+    """The same request in chunks, which the lane does not take."""
+    lines = "".join(f"{line}\r\n" for line in ("Transfer-Encoding: chunked", *more))
+    chunks = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body) if body else b"0\r\n\r\n"
+    return (HEAD.format(kind) + lines + "\r\n").encode() + chunks
+
+
+def asked(*texts: str, **options: Any) -> bytes:
+    return json.dumps({"paragraphs": list(texts), **options}).encode()
+
+
+JSON = "application/json"
+CASES = [
+    (asked(TEXT.format(1), "Rain fell.", "Кошка и чайник."), JSON),
+    (asked(*(TEXT.format(number) for number in range(200))), JSON),
+    (json.dumps({"text": f"{TEXT.format(1)}\n\nThe paw was dreadful and wrong."}).encode(), JSON),
+    (TEXT.format(2).encode(), "text/plain; charset=utf-8"),
+    (json.dumps({"paragraphs": [{"id": "mine", "text": TEXT.format(3)}]}).encode(), JSON),
+    (asked(TEXT.format(4), topics=["cats"]), JSON),
+    (asked(TEXT.format(4), explain=True), JSON),
+    (asked(TEXT.format(4), model="linear-000000000000"), JSON),
+    (asked(TEXT.format(4), topics=["dogs"]), JSON),
+    (asked("  ", TEXT.format(5)), JSON),
+    (asked(), JSON),
+    (b"", JSON),
+    (b"{", JSON),
+    (b"\xff\xfe", JSON),
+    (b"\xff\xfe", "text/plain"),
+    (b'{"surprise": 1}', JSON),
+    (b'{"text": 7}', JSON),
+    (b"[" * 5000, JSON),
+]
+
+
+@pytest.mark.parametrize(("body", "kind"), CASES)
+def test_the_lane_answers_as_the_road_does(quick: Server, body: bytes, kind: str) -> None:
+    told = []
+    for write in (express, road):
+        with Connection(quick) as connection:
+            connection.send(write(body, kind))
+            status, headers, found = connection.answer()
+            assert re.fullmatch("[0-9a-f]{16}", headers.pop("x-request-id"))
+            assert headers.pop("date")
+            told.append((status, headers, found))
+    assert told[0] == told[1]
+
+
+@pytest.mark.parametrize("header", ["Origin: http://evil.org", "Authorization: Bearer st_x_y", "Host: evil.org"])
+def test_whoever_may_not_ask_is_refused_on_either_way(quick: Server, header: str) -> None:
+    for write in (express, road):
+        with Connection(quick) as connection:
+            given = write(asked(TEXT.format(1)), JSON, header)
+            if header.startswith("Host"):
+                given = given.replace(b"Host: localhost\r\n", b"", 1)
+            connection.send(given)
+            status, headers, _ = connection.answer()
+            assert status in (401, 403) and headers["content-type"] == "application/problem+json"
+
+
+def test_every_way_that_a_request_may_come_in_pieces(quick: Server) -> None:
+    given = express(asked(TEXT.format(1)))
+    with Connection(quick) as connection:
+        connection.send(given)
+        whole = connection.answer()[2]
+        for cut in range(0, len(given), 7):
+            connection.send(given[:cut])
+            # Long enough to be read by itself.
+            time.sleep(0.002)
+            connection.send(given[cut:])
+            assert connection.answer()[2] == whole
+
+
+def test_requests_that_come_before_the_answers_are_answered_in_order(quick: Server) -> None:
+    ways = [express, road, express, express, road, road, express]
+    with Connection(quick) as connection:
+        bodies = [
+            json.dumps({"paragraphs": [{"id": f"n{number}", "text": TEXT.format(number)}]}).encode()
+            for number in range(len(ways))
+        ]
+        health = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        connection.send(b"".join(write(body) for write, body in zip(ways, bodies, strict=True)) + health)
+        for number in range(len(ways)):
+            assert json.loads(connection.answer()[2])["results"][0]["id"] == f"n{number}"
+        assert b'"ok"' in connection.answer()[2]
+
+
+def test_the_connection_is_kept_or_closed_as_asked(quick: Server) -> None:
+    for more, is_kept in ((), True), (("Connection: close",), False):
+        with Connection(quick) as connection:
+            connection.send(express(asked(TEXT.format(1)), JSON, *more))
+            status, headers, _ = connection.answer()
+            assert status == 200 and ("connection" in headers) != is_kept
+            if is_kept:
+                connection.send(express(asked(TEXT.format(1)), JSON, "Connection: close"))
+                assert connection.answer()[0] == 200
+            assert connection.is_closed()
+
+
+def test_a_connection_that_nothing_comes_on_is_closed(quick: Server) -> None:
+    with Connection(quick) as connection:
+        connection.send(express(asked(TEXT.format(1))))
+        connection.answer()
+        began = time.monotonic()
+        time.sleep(3)
+        connection.send(express(asked(TEXT.format(1))))
+        connection.answer()
+        assert connection.is_closed()
+        # Five seconds after the second, not after the first.
+        assert 7.5 < time.monotonic() - began < 15
+
+
+def test_a_body_that_does_not_come_is_given_up(quick: Server) -> None:
+    with Connection(quick) as connection:
+        connection.send(express(asked(TEXT.format(1)))[:-5])
+        status, headers, body = connection.answer()
+        assert status == 408 and headers["connection"] == "close" and b"not here after 1 seconds" in body
+        assert connection.is_closed()
+
+
+def test_clients_that_go_away_leave_the_others_their_answers_and_a_line_in_the_log(quick: Server) -> None:
+    for _ in range(20):
+        with Connection(quick) as connection:
+            connection.send(express(asked(*(TEXT.format(number) for number in range(200)))))
+        with Connection(quick) as connection:
+            connection.send(express(asked(TEXT.format(1)))[:-5])
+    assert len(quick.classify(TEXT.format(1))) == 1
+    for _ in range(100):
+        if quick.log.read_text().count('"broken_off":true') >= 20:
+            break
+        time.sleep(0.05)
+    else:
+        pytest.fail("clients that went away stand in no line of the log")
+
+
+def test_what_was_asked_before_the_end_is_answered(shared_small: Callable[..., Path], tmp_path: Path) -> None:
+    with serving(shared_small(), tmp_path / "log") as server:
+        bodies = asked(*(TEXT.format(number) for number in range(500)))
+        connections = [Connection(server) for _ in range(20)]
+        for connection in connections:
+            connection.send(express(bodies))
+        # While the first is answered the others are read, and get in line.
+        found = [connections[0].answer()]
+        server.process.send_signal(signal.SIGTERM)
+        found += [connection.answer() for connection in connections[1:]]
+        for connection, (status, _, body) in zip(connections, found, strict=True):
+            assert status == 200 and len(json.loads(body)["results"]) == 500
+            assert connection.is_closed()
+            connection.__exit__()
+        server.process.wait(20)
+        lines = [json.loads(line) for line in server.log.read_text().splitlines()]
+        assert sum(line.get("paragraphs") == 500 for line in lines) == 20
