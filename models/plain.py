@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache
+from operator import itemgetter
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -25,15 +26,18 @@ _CACHED_LENGTH = 40
 _KNOWN_COUNTS = 64
 # For each stance, its logit less the mean of the three.
 CENTRED = ((2 / 3, -1 / 3, -1 / 3), (-1 / 3, 2 / 3, -1 / 3), (-1 / 3, -1 / 3, 2 / 3))
+# Of the stretches so many at most are told of, and none that carries less than this part of the heaviest one's weight.
+SHOWN = 5
+SHOWN_PART = 0.25
 # The widest taxonomy that a labeller takes n-grams for; any other is labelled by rows.
 MOST_TOPICS = 0
 
 FloatArray = NDArray[np.float64]
 Matrix = NDArray[np.float32]
 Stretch = tuple[int, int, float]
-# The likeliest stance, the logits of all, their mean 0, and the stretches that raise that one's most.
+# The likeliest stance, the logits of all, their mean 0, and the :func:`heaviest` stretches for that one.
 StanceLabel = tuple[int, tuple[float, float, float], list[Stretch]]
-# A topic, its logit, the stretches that raise it most, and the stance toward it, where the model answers for stances.
+# A topic, its logit, the :func:`heaviest` stretches for it, and the stance toward it, where the model has stances.
 Label = tuple[int, float, list[Stretch], StanceLabel | None]
 
 
@@ -247,7 +251,7 @@ class Labeller:
         return best, (favor, against, neutral), self._stretches(text, shares)
 
     def _stretches(self, text: str, shares: _Shares) -> list[Stretch]:
-        return stretches(text, shares.spans, shares.weights, self._part)
+        return heaviest(stretches(text, shares.spans, shares.weights, self._part))
 
 
 def centred(logits: FloatArray) -> FloatArray:
@@ -276,6 +280,12 @@ def stretches(text: str, spans: Sequence[tuple[int, int]], weights: FloatArray, 
                 end -= 1
             found.append((first.start(), end, float(weights[a:b].sum())))
     return found
+
+
+def heaviest(found: list[Stretch]) -> list[Stretch]:
+    """Return the heaviest few stretches, heaviest first; of equals the first of the text comes first."""
+    shown = sorted(found, key=itemgetter(2), reverse=True)[:SHOWN]
+    return [stretch for stretch in shown if stretch[2] >= SHOWN_PART * shown[0][2]]
 
 
 def char_ngrams(chunk: str) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from operator import itemgetter
 from typing import TYPE_CHECKING, Literal, cast
 
 import msgspec
@@ -13,19 +12,15 @@ from numpy.typing import NDArray
 from models.errors import InvalidParagraph
 from models.examples import STANCES
 from models.features import IS_COMPILED, Row
-from models.linear import LINK_PART, Contributions, FloatArray, LinearModel, sigmoid, softmax, softmax_of
+from models.linear import LINK_PART, Contributions, FloatArray, LinearModel, sigmoid, sigmoid_of, softmax, softmax_of
 from models.paragraphs import Paragraph, text_fault
-from models.plain import Label, Stretch, stretches
+from models.plain import Label, Stretch, heaviest, stretches
 from models.results import Evidence, Result, StanceResult, TopicResult
 from models.taxonomy import Taxonomy
 
 if TYPE_CHECKING:
     from models.crossencoder import CrossEncoder
 
-_SHOWN_SPANS = 5
-# A span is worth showing when it carries at least this part of what the heaviest one does.
-_SHOWN_PART = 0.25
-_weight_of = itemgetter(2)
 # By more than this no logit is away from that of its score, unless the score is closer to 0 or 1.
 _ROUNDED = 1e-6
 
@@ -128,7 +123,7 @@ class Scorer:
         # From one pass over the text, unless more is asked for than that gives.
         is_quick = self.pairs is None and not explain
         labels = {label[0]: label for label in self._labels(text, named)} if is_quick else {}
-        scores = _scores_of(labels) if is_quick else self._scores(text)
+        scores = {topic: sigmoid_of(label[1]) for topic, label in labels.items()} if is_quick else self._scores(text)
         decisions: dict[int, TopicDecision] = {
             topic: "present" if score >= self._thresholds[topic] else "uncertain"
             for topic, score in scores.items()
@@ -252,11 +247,6 @@ class Scorer:
         )
 
 
-def _scores_of(labels: dict[int, Label]) -> dict[int, float]:
-    logits = np.array([label[1] for label in labels.values()])
-    return dict(zip(labels, sigmoid(logits).tolist(), strict=True))
-
-
 def _floors(scores: FloatArray) -> FloatArray:
     """Return logits just below those whose scores are these: what is at least a score is above its floor."""
     sure = np.clip(scores, _ROUNDED, 1.0 - _ROUNDED)
@@ -270,15 +260,8 @@ def _chunks(text: str, parts: Contributions) -> list[Evidence]:
 
 
 def _stretches(text: str, parts: Contributions) -> list[Evidence]:
-    return _shown(text, stretches(text, parts.spans, parts.weights, LINK_PART))
+    return _shown(text, heaviest(stretches(text, parts.spans, parts.weights, LINK_PART)))
 
 
 def _shown(text: str, found: list[Stretch]) -> list[Evidence]:
-    """Return the weightiest stretches, heaviest first."""
-    found.sort(key=_weight_of, reverse=True)
-    shown: list[Evidence] = []
-    for start, end, weight in found[:_SHOWN_SPANS]:
-        if shown and weight < _SHOWN_PART * shown[0].weight:
-            break
-        shown.append(Evidence(start, end, text[start:end], weight))
-    return shown
+    return [Evidence(start, end, text[start:end], weight) for start, end, weight in found]

@@ -45,6 +45,9 @@ _HANDOVER = "STANCERY_WORKER_SETTINGS"
 # How long a thread may go on while another wants to; a request changes threads several times, and would wait ten times
 # as long at each while a version is loaded.
 _TURN = 0.0005
+# How many objects there may be more of before garbage is looked for. An answer of many paragraphs has thousands, and
+# none of them is in a cycle.
+_GARBAGE = 50_000
 
 
 def create_app(settings: Settings) -> ASGIApp:
@@ -93,6 +96,7 @@ def create_app(settings: Settings) -> ASGIApp:
         # What was loaded stays: to look through it for garbage again and again would make requests wait.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(_GARBAGE)
         tasks = [asyncio.create_task(part.run()) for part in (follower, runner)]
         # What the protocol of the connections finds in its state.
         yield {STATE: Express(service, requests)}

@@ -19,8 +19,10 @@ from training import linear, splits
 from training.fitting import Choices, Material
 
 FloatArray = NDArray[np.float64]
-# One paragraph in so many stops the fine-tuning and fits the blend.
+# One paragraph in so many stops the fine-tuning and fits the blend: whole documents, unless there are so few that those
+# would be one or two voices, standing for all.
 _HELD = 10
+_FEW_DOCUMENTS = 50
 # Part of a topic's paragraphs that may lie out of the heads' reach.
 _MISSED = 0.05
 _AS_IT_IS = Blend(0.0, 1.0, [0.0])
@@ -64,8 +66,7 @@ def fit_pairs(
     from training.pairs import PairNet, Recipe, Tuning
 
     recipe = Recipe(seed=seed)
-    groups = material.groups
-    dealt = linear.Folds(splits.folds(groups, min(_HELD, len(set(groups))), seed), near)
+    dealt = linear.Folds(splits.folds(held_with(material.groups), _HELD, seed), near)
     held, fitted = np.flatnonzero(dealt.scored[0]), np.flatnonzero(dealt.fitted[0])
     torch.manual_seed(seed)
     net = PairNet(load_body(folder))
@@ -102,6 +103,11 @@ def fit_pairs(
     if state is not None:
         state.unlink()
     return made
+
+
+def held_with(groups: Sequence[str]) -> Sequence[str]:
+    """Return the name of what each paragraph is held out with: its document, or where there are few, itself."""
+    return groups if len(set(groups)) >= _FEW_DOCUMENTS else [str(row) for row in range(len(groups))]
 
 
 def carried(pairs: CrossEncoder, tokenizer: bytes, material: Material) -> CrossEncoder:

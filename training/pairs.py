@@ -33,7 +33,7 @@ class Recipe(msgspec.Struct, frozen=True):
     possible, and with ``absent`` of all, others in each epoch.
     """
 
-    epochs: int = 2
+    epochs: int = 3
     rate: float = 1e-4
     decay: float = 0.9
     absent: int = 1

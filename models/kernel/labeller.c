@@ -58,15 +58,49 @@ static PyObject *labeller_logits(LabellerObject *self, PyObject *texts) {
     return found;
 }
 
-/* From its first letter or digit to its last; nothing where it has none. */
-static int append_stretch(PyObject *found, Letters text, Py_ssize_t start, Py_ssize_t end, double weight) {
-    while (start < end && !Py_UNICODE_ISALNUM(PyUnicode_READ(text.kind, text.data, start))) start++;
-    if (start == end) return 0;
-    while (!Py_UNICODE_ISALNUM(PyUnicode_READ(text.kind, text.data, end - 1))) end--;
-    PyObject *stretch = Py_BuildValue("(nnd)", start, end, weight);
-    int failed = !stretch || PyList_Append(found, stretch);
-    Py_XDECREF(stretch);
-    return failed;
+/* As in models/plain.py. */
+#define SHOWN 5
+#define SHOWN_PART 0.25
+
+typedef struct {
+    Py_ssize_t start, end;
+    double weight;
+} Stretch;
+
+/* The heaviest stretches of those found so far, heaviest first, of equals the first of the text. */
+typedef struct {
+    Stretch shown[SHOWN];
+    int n;
+} Heaviest;
+
+/* Add a stretch, from its first letter or digit to its last; nothing where it has none. */
+static void add_stretch(Heaviest *heaviest, Letters text, Stretch found) {
+    while (found.start < found.end && !Py_UNICODE_ISALNUM(PyUnicode_READ(text.kind, text.data, found.start)))
+        found.start++;
+    if (found.start == found.end) return;
+    while (!Py_UNICODE_ISALNUM(PyUnicode_READ(text.kind, text.data, found.end - 1))) found.end--;
+    int at = heaviest->n;
+    if (at < SHOWN)
+        heaviest->n++;
+    else if (heaviest->shown[--at].weight >= found.weight)
+        return;
+    for (; at > 0 && heaviest->shown[at - 1].weight < found.weight; at--) heaviest->shown[at] = heaviest->shown[at - 1];
+    heaviest->shown[at] = found;
+}
+
+static PyObject *listed(const Heaviest *heaviest) {
+    int n = 0;
+    while (n < heaviest->n && heaviest->shown[n].weight >= SHOWN_PART * heaviest->shown[0].weight) n++;
+    PyObject *list = PyList_New(n);
+    for (int i = 0; list && i < n; i++) {
+        const Stretch *found = &heaviest->shown[i];
+        PyObject *stretch = Py_BuildValue("(nnd)", found->start, found->end, found->weight);
+        if (stretch)
+            PyList_SET_ITEM(list, i, stretch);
+        else
+            Py_CLEAR(list);
+    }
+    return list;
 }
 
 /* A text under way: where its chunks stand, and room for what they add to a logit. */
@@ -76,24 +110,22 @@ typedef struct {
     double *shares;
 } Told;
 
-/* The stretches that models/plain.py finds by the shares: a new list of (start, end, weight). */
+/* The heaviest of the stretches that models/plain.py finds by the shares: a new list of (start, end, weight). */
 static PyObject *stretches_of(const Told *told, double part) {
     double heaviest = 0.0, weight = 0.0;
     for (Py_ssize_t i = 0; i < told->n_chunks; i++)
         if (told->shares[i] > heaviest) heaviest = told->shares[i];
-    PyObject *found = PyList_New(0);
+    Heaviest found = {.n = 0};
     const Letters text = letters_of(told->text);
-    int failed = !found;
-    for (Py_ssize_t i = 0, first = -1; !failed && heaviest > 0.0 && i < told->n_chunks; i++) {
+    for (Py_ssize_t i = 0, first = -1; heaviest > 0.0 && i < told->n_chunks; i++) {
         if (told->shares[i] < part * heaviest) continue;
         if (first < 0) first = i, weight = 0.0;
         weight += told->shares[i];
         if (i + 1 < told->n_chunks && told->shares[i + 1] >= part * heaviest) continue;
-        failed = append_stretch(found, text, told->starts[first], told->ends[i], weight);
+        add_stretch(&found, text, (Stretch){told->starts[first], told->ends[i], weight});
         first = -1;
     }
-    if (failed) Py_CLEAR(found);
-    return found;
+    return listed(&found);
 }
 
 static PyObject *stance_of(LabellerObject *self, Sums *sums, const Told *told, Py_ssize_t topic) {

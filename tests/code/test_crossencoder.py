@@ -143,6 +143,17 @@ def test_without_a_checkpoint_or_a_champion_there_is_nothing_to_tune(folder: Pat
         run(folder / "examples.jsonl", folder / "taxonomy.toml", tmp_path / "bundle", Options("crossencoder", jobs=1))
 
 
+def test_few_documents_do_not_leave_one_voice_to_blend_by() -> None:
+    from training.crossencoding import held_with
+
+    many = [f"d{number // 2}" for number in range(200)]
+    assert held_with(many) == many
+    # One document in ten of eighteen would be a party's alone.
+    few = [f"d{number % 18}" for number in range(200)]
+    held = splits.folds(held_with(few), 10, 0) == 0
+    assert held.sum() == 20 and len({few[place] for place in np.flatnonzero(held)}) > 9
+
+
 def test_where_no_held_row_has_a_stance_both_logits_count_alike(folder: Path, checkpoint: Path, tmp_path: Path) -> None:
     taxonomy = read_taxonomy(folder / "taxonomy.toml")
     examples = read_examples(folder / "examples.jsonl", taxonomy)
