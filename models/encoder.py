@@ -138,8 +138,10 @@ class EncoderFeatures:
 
     def dot(self, texts: Sequence[str], matrix: Matrix) -> NDArray[np.float64]:
         """Return the products of the rows of `texts` and a matrix, shape (n_texts, width)."""
-        embeddings = np.array([self._embed(text) for text in texts]).reshape(len(texts), self.encoder.spec.dimension)
-        return np.asarray(self.ngrams.dot(texts, matrix) + embeddings @ matrix[self.ngrams.size :].astype(np.float64))
+        own = matrix[self.ngrams.size :].astype(np.float64)
+        # One by one: a product of many rows is rounded otherwise than that of one.
+        found = np.array([self._embed(text) @ own for text in texts]).reshape(len(texts), matrix.shape[1])
+        return np.asarray(self.ngrams.dot(texts, matrix) + found)
 
     def labeller(self, weights: Weights, part: float) -> Labeller:
         """Return what labels by these weights."""

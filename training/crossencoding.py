@@ -139,7 +139,7 @@ def _blended(
     found = np.apply_along_axis(presence, 2, logits)
     reached = scores >= spec.reach_from
     topic = _fit_topic(heads[reached], found[reached], labels[reached])
-    alone_topic = _alone(_fit_topic(np.zeros(labels.size), found.ravel(), labels.ravel()))
+    alone_topic = _fit_topic(_by_wordings(material, held)[:, known].ravel(), found.ravel(), labels.ravel())
 
     place = np.full(len(material.examples), -1)
     place[held] = np.arange(len(held))
@@ -156,6 +156,13 @@ def _blended(
         stance=_fit_stance(calibrated, stances, gold),
         alone_stance=_alone(_fit_stance(np.zeros_like(calibrated), stances, gold)),
     )
+
+
+def _by_wordings(material: Material, rows: NDArray[np.int64]) -> FloatArray:
+    """Return the logits that topics would have if they had no labels, shape (n_rows, n_topics)."""
+    assert material.wordings is not None
+    slope, offset = material.wordings.zero_shot(material.matrix, material.labels)
+    return slope * material.wordings.likeness(material.matrix[rows]) + offset
 
 
 def _reach(scores: FloatArray, labels: NDArray[np.bool_]) -> float:

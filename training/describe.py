@@ -151,10 +151,10 @@ def _counts(examples: Sequence[Example], material: Material, kept: Sequence[Exam
 
 def _warnings(material: Material) -> list[str]:
     """Say what the examples are too few for."""
-    taxonomy, _, _, _, labels, pairs = material
+    pairs = material.pairs
     warnings = []
-    for index, topic in enumerate(taxonomy.topics):
-        count = int(labels[:, index].sum())
+    for index, topic in enumerate(material.taxonomy.topics):
+        count = int(material.labels[:, index].sum())
         if count < 10:
             warnings.append(f"{topic.id}: {count} paragraphs to fit on; scores of this topic mean little.")
         elif topic.proposition:

@@ -18,6 +18,7 @@ from models.taxonomy import Taxonomy
 from training import calibration, linear, splits
 from training.evaluation import measure, score_examples
 from training.selection import STANCE_GRID, TOPIC_GRID, StanceChoice, TopicChoice, choose_stances, choose_topics
+from training.wordings import Wordings, description
 
 if TYPE_CHECKING:
     from models.crossencoder import CrossEncoder
@@ -28,7 +29,10 @@ CURVE_PARTS = (0.125, 0.25, 0.5, 1.0)
 
 
 class Material(NamedTuple):
-    """Examples as the heads see them: matrix (n, n_features), labels (n, n_topics), and the pairs with a stance."""
+    """Examples as the heads see them: matrix (n, n_features), labels (n, n_topics), and the pairs with a stance.
+
+    With an encoder topics are fitted on ``topic_matrix``, which ``wordings`` made wider; without, on the matrix.
+    """
 
     taxonomy: Taxonomy
     examples: list[Example]
@@ -36,6 +40,8 @@ class Material(NamedTuple):
     matrix: sparse.csr_matrix
     labels: NDArray[np.bool_]
     pairs: linear.Pairs
+    topic_matrix: sparse.csr_matrix
+    wordings: Wordings | None
 
     @property
     def groups(self) -> list[str]:
@@ -77,17 +83,22 @@ def prepare(examples: list[Example], taxonomy: Taxonomy, embeddings: Embeddings 
     if not ngrams.size:
         raise InvalidData(["no n-gram stands in two paragraphs; more examples are needed"])
     features: Features = ngrams
+    wordings = None
     if embeddings is not None:
         from models.encoder import EncoderFeatures
 
         features = EncoderFeatures(ngrams, embeddings.encoder, embeddings)
+        wordings = Wordings(np.array([embeddings(description(topic)) for topic in taxonomy.topics]))
+    matrix = linear.feature_matrix(features, texts)
     return Material(
         taxonomy,
         examples,
         features,
-        linear.feature_matrix(features, texts),
+        matrix,
         linear.topic_labels(examples, taxonomy.ids),
         linear.stance_pairs(examples, taxonomy.ids),
+        matrix if wordings is None else wordings.widen(matrix),
+        wordings,
     )
 
 
@@ -95,14 +106,13 @@ def choose(
     material: Material, near: splits.Near, *, folds: int, seed: int, jobs: int, step: Callable[[], None]
 ) -> Choices:
     """Choose strengths, calibration, thresholds and bands, all by models that had not seen the paragraph."""
-    taxonomy, _, _, matrix, labels, pairs = material
-    groups = material.groups
+    taxonomy, labels, pairs, groups = material.taxonomy, material.labels, material.pairs, material.groups
     n_folds = min(folds, len(set(groups)))
     dealt = linear.Folds(splits.folds(groups, n_folds, seed), near)
-    topic = choose_topics(matrix, labels, dealt, jobs=jobs, step=step)
+    topic = choose_topics(material.topic_matrix, labels, dealt, jobs=jobs, step=step)
     stance = None
     if len(pairs.row):
-        stance = choose_stances(matrix, pairs, len(taxonomy.ids), dealt, jobs=jobs, step=step)
+        stance = choose_stances(material.matrix, pairs, len(taxonomy.ids), dealt, jobs=jobs, step=step)
     stance_scores = stance.scores if stance else np.empty((0, len(STANCES)))
     rules = calibration.choose_rules(taxonomy.ids, topic.scores, labels, stance_scores, pairs.stance)
     return Choices(topic, stance, rules, n_folds)
@@ -119,25 +129,40 @@ def fit(
 ) -> Scorer:
     """Fit every head on the given rows, all where none are named, under the calibration and rules of the whole.
 
-    Beside a pair model the stances of topics without labels are scored too.
+    Beside a pair model topics without labels are scored by their wording, and their stances too.
     """
-    taxonomy, examples, features, matrix, labels, stances = material
-    rows = np.arange(len(examples)) if rows is None else rows
+    stances, n = material.pairs, len(material.examples)
+    rows = np.arange(n) if rows is None else rows
     inside = np.isin(stances.row, rows)
-    place = np.full(len(examples), -1)
+    place = np.full(n, -1)
     place[rows] = np.arange(len(rows))
     chosen = linear.Pairs(place[stances.row[inside]], stances.topic[inside], stances.stance[inside])
     parts = linear.fit_heads(
-        matrix[rows],
-        labels[rows],
+        material.topic_matrix[rows],
+        material.matrix[rows],
+        material.labels[rows],
         chosen,
         topic_c=choices.topic_c,
         stance_c=choices.stance_c,
         jobs=jobs,
         step=step,
     )
-    model = _calibrated(features, parts, choices.topic.platts, choices.stance)
-    return Scorer(taxonomy, choices.rules, model, pairs)
+    if material.wordings is not None:
+        parts = parts._replace(topic_weights=material.wordings.narrow(parts.topic_weights))
+    if pairs is not None:
+        _head_by_wordings(material, parts, np.flatnonzero(pairs.zero_shot).tolist())
+    model = _calibrated(material.features, parts, choices.topic.platts, choices.stance)
+    return Scorer(material.taxonomy, choices.rules, model, pairs)
+
+
+def _head_by_wordings(material: Material, parts: linear.Heads, topics: list[int]) -> None:
+    """Give topics without labels, whose calibration changes nothing, heads that know their wording."""
+    if material.wordings is None or not material.labels.any():
+        return
+    platt = material.wordings.zero_shot(material.matrix, material.labels)
+    for topic in topics:
+        parts.topic_weights[:, topic] = material.wordings.head(topic, platt, material.matrix.shape[1])
+        parts.topic_bias[topic] = platt.offset
 
 
 def steps(n_topics: int, n_folds: int) -> int:

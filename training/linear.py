@@ -159,7 +159,7 @@ def unseen_stances(
 
 
 class Heads(NamedTuple):
-    """All heads of a fitted model: topic weights (n_features, n_topics) and bias (n_topics,), stance weights
+    """All heads of a fitted model: topic weights (n_columns, n_topics) and bias (n_topics,), stance weights
     (1 + n_topics, n_features, 3) and bias (3,), or None where no example carries a stance."""
 
     topic_weights: FloatArray
@@ -169,6 +169,7 @@ class Heads(NamedTuple):
 
 
 def fit_heads(
+    topic_matrix: sparse.csr_matrix,
     matrix: sparse.csr_matrix,
     labels: NDArray[np.bool_],
     pairs: Pairs,
@@ -178,10 +179,10 @@ def fit_heads(
     jobs: int,
     step: Callable[[], None],
 ) -> Heads:
-    """Fit every head on all rows given."""
+    """Fit every head on all rows given: topics on one matrix, which may have columns of its own, stances on another."""
     n_features, n_topics = matrix.shape[1], labels.shape[1]
-    weights, bias = np.zeros((n_features, n_topics)), np.zeros(n_topics)
-    for topic, head in _parallel(jobs, _topic_head, range(n_topics), matrix, labels, topic_c):
+    weights, bias = np.zeros((topic_matrix.shape[1], n_topics)), np.zeros(n_topics)
+    for topic, head in _parallel(jobs, _topic_head, range(n_topics), topic_matrix, labels, topic_c):
         weights[:, topic], bias[topic] = head
         step()
     if not len(pairs.row):

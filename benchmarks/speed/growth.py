@@ -82,7 +82,7 @@ def _fit(count: int) -> list[float]:
     matrix = linear.feature_matrix(features, texts)
     read = time.perf_counter()
     none = linear.Pairs(*np.empty((3, 0), dtype=np.int64))
-    linear.fit_heads(matrix, labels, none, topic_c=1.0, stance_c=1.0, jobs=1, step=lambda: None)
+    linear.fit_heads(matrix, matrix, labels, none, topic_c=1.0, stance_c=1.0, jobs=1, step=lambda: None)
     spent = [counted - start, read - counted, time.perf_counter() - read]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
     return [*spent, float(features.size), peak]

@@ -1,0 +1,54 @@
+"""What a topic's wording lends to its weights: wide columns score as narrow ones do, and few labels go farther."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import sparse
+
+from models.encoder import Encoder
+from models.examples import Example
+from models.taxonomy import Taxonomy
+from training import fitting, linear
+from training.embeddings import Embeddings
+from training.wordings import Wordings, description
+
+
+def test_weights_of_the_wide_columns_score_as_those_they_are_turned_into() -> None:
+    rng = np.random.default_rng(0)
+    embeddings = rng.normal(size=(3, 5))
+    matrix = sparse.csr_matrix(np.hstack([rng.random((7, 4)) * (rng.random((7, 4)) > 0.5), rng.normal(size=(7, 5))]))
+    wordings = Wordings(embeddings)
+    wide = wordings.widen(matrix)
+    weights = rng.normal(size=(wide.shape[1], 3))
+    assert wide.shape == (7, 12)
+    np.testing.assert_allclose(wide @ weights, matrix @ wordings.narrow(weights), atol=1e-12)
+
+
+def test_with_few_labels_the_wording_helps_to_find_a_topic(
+    encoder: Encoder, seeds: list[Example], taxonomy: Taxonomy
+) -> None:
+    chosen = [each for topic in taxonomy.ids for each in [e for e in seeds if topic in e.topics][:4]]
+    chosen += [each for each in seeds if not each.topics][:30]
+    taught = {each.id for each in chosen}
+    asked = [each for each in seeds if each.id not in taught][::12]
+    embeddings = Embeddings(encoder, None)
+    material = fitting.prepare(chosen, taxonomy, embeddings)
+    labels = linear.topic_labels(asked, taxonomy.ids)
+    new = linear.feature_matrix(material.features, [each.text for each in asked])
+    assert material.wordings is not None
+
+    def precision(fitted: sparse.csr_matrix, scored: sparse.csr_matrix) -> float:
+        """Of as many as there are, the share of those found first that are right."""
+        found = []
+        for topic in range(len(taxonomy.ids)):
+            head = linear.fit_binary(fitted, material.labels[:, topic], 1.0)
+            first = np.argsort(-(scored @ head.weights))[: labels[:, topic].sum()]
+            found.append(labels[first, topic].mean())
+        return float(np.mean(found))
+
+    plain = precision(material.matrix, new)
+    assert precision(material.topic_matrix, material.wordings.widen(new)) > plain
+
+
+def test_a_topic_is_described_by_what_it_is_about(taxonomy: Taxonomy) -> None:
+    assert description(taxonomy.topics[0]) == "Crimea: The status of Crimea and Sevastopol."
