@@ -2,8 +2,9 @@
 
 Run ``python -m benchmarks.zero_shot CHECKPOINT [TOPIC ...]``. For each topic of the seeds in turn, all when none is
 named, the paragraphs about it are left out of the fit, and it is scored from its wording alone on held-out documents.
-The peer takes a topic as present where the cosine of the checkpoint's embeddings of wording and paragraph is above the
-threshold that is best, by F1, on the fitted topics; stance it cannot tell. Each topic takes a fine-tuning.
+The peer takes a topic as present where the cosine of the checkpoint's embeddings of proposition and paragraph is above
+the threshold that is best, by F1, on the fitted topics; stance it cannot tell. Each topic takes a fine-tuning, unless
+several are left out ``--together``, which leaves less to learn from. Intervals are 95 %, over documents.
 """
 
 from __future__ import annotations
@@ -20,25 +21,36 @@ from tqdm import tqdm
 
 from benchmarks.accuracy import SEEDS, TAXONOMY
 from models.bundle import load_bundle
-from models.crossencoder import wording
 from models.encoder import Encoder
-from models.examples import STANCES, Example, read_examples
+from models.examples import Example, read_examples
+from models.figures import text_figure
 from models.taxonomy import Taxonomy, read_taxonomy
 from training import splits
 from training.checkpoint import load_encoder
+from training.evaluation import Scores, measure, score_examples
 from training.run import Options, train
 
 
-def cosine(encoder: Encoder, taxonomy: Taxonomy, fitted: list[Example], kept: list[Example], topic: int) -> float:
-    """Return the topic's F1 on `kept` at the threshold that is best over the other topics on `fitted`."""
-    wordings = np.array([encoder.embed(wording(each)) for each in taxonomy.topics])
-    labels = np.array([[name in example.topics for name in taxonomy.ids] for example in fitted])
-    known = np.arange(len(taxonomy.topics)) != topic
-    scores = np.array([wordings @ encoder.embed(example.text) for example in fitted])[:, known]
-    thresholds = np.linspace(0, 1, 101)
-    best = max(thresholds, key=lambda each: f1_score(labels[:, known].ravel(), scores.ravel() >= each))
-    gold = [taxonomy.ids[topic] in example.topics for example in kept]
-    return float(f1_score(gold, [wordings[topic] @ encoder.embed(example.text) >= best for example in kept]))
+def only(scores: Scores, topic: int) -> Scores:
+    """Return what the scores say of one topic."""
+    asked = scores.topic == topic
+    columns = (each[:, [topic]] for each in (scores.topics, scores.labels, scores.predicted))
+    none = np.empty(0, np.int64)
+    row, stance, stances = scores.row[asked], scores.stance[asked], scores.stances[asked]
+    return Scores(*columns, row, np.zeros_like(row), stance, stances, none, none)
+
+
+def by_cosine(
+    scores: Scores, encoder: Encoder, taxonomy: Taxonomy, fitted: list[Example], kept: list[Example], left: list[int]
+) -> Scores:
+    """Put the peer's answers, whose threshold is that of the topics that are not left out, in the place of ours."""
+    wordings = np.array([encoder.embed(topic.proposition or topic.title) for topic in taxonomy.topics])
+    known = np.setdiff1d(np.arange(len(taxonomy.topics)), left)
+    labels = np.array([[name in example.topics for name in taxonomy.ids] for example in fitted])[:, known]
+    likeness = np.array([wordings @ encoder.embed(example.text) for example in fitted])[:, known]
+    best = max(np.linspace(0, 1, 101), key=lambda each: f1_score(labels.ravel(), likeness.ravel() >= each))
+    found = np.array([wordings @ encoder.embed(example.text) for example in kept])
+    return scores._replace(topics=found, predicted=found >= best)
 
 
 def main() -> None:
@@ -46,29 +58,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.zero_shot", description=__doc__)
     parser.add_argument("checkpoint", metavar="CHECKPOINT")
     parser.add_argument("topics", metavar="TOPIC", nargs="*", default=list(taxonomy.ids))
+    parser.add_argument("--together", metavar="N", type=int, default=1, help="topics left out of one fit (1)")
     parser.add_argument("--cache", type=Path, help="a folder to keep embeddings in, and what an interrupt leaves")
     arguments = parser.parse_args()
     examples = read_examples(SEEDS, taxonomy)
     split = splits.split([example.text for example in examples], [example.group for example in examples], 0.1)
     kept = list(compress(examples, split.held))
+    groups = [example.group for example in kept]
     encoder = load_encoder(arguments.checkpoint, threads=2)
-    print(f"{'':<22}{'paragraphs':>10}  {'topic F1':>8}  {'cosine':>6}  stance macro-F1, given the topic")
-    for name in tqdm(arguments.topics, disable=None):
-        topic = taxonomy.ids.index(name)
-        fitted = [example for example in compress(examples, split.fitted) if name not in example.topics]
+    print(f"{'':<22}{'paragraphs':>10}  {'topic F1':<24}{'cosine':<24}stance macro-F1, given the topic")
+    for begin in tqdm(range(0, len(arguments.topics), arguments.together), disable=None):
+        names = arguments.topics[begin : begin + arguments.together]
+        fitted = [example for example in compress(examples, split.fitted) if not example.topics.keys() & set(names)]
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "train.jsonl"
             path.write_bytes(msgspec.json.Encoder().encode_lines(fitted))
             options = Options("crossencoder", holdout=0.0, encoder=arguments.checkpoint, cache=arguments.cache)
             scorer = load_bundle(train(path, TAXONOMY, Path(folder) / "bundle", options)).scorer
-        found = scorer.topic_scores([example.text for example in kept])[:, topic]
-        gold = np.array([name in example.topics for example in kept])
-        f1 = f1_score(gold, found >= scorer.rules.topics[name].threshold)
-        asked = [(example, stance) for example in kept if (stance := example.topics.get(name)) is not None]
-        stances = scorer.stance_scores([(example.text, name) for example, _ in asked]).argmax(axis=1)
-        stance = f1_score([STANCES.index(each) for _, each in asked], stances, average="macro")
-        peer = cosine(encoder, taxonomy, fitted, kept, topic)
-        print(f"{name:<22}{gold.sum():>10}  {f1:>8.3f}  {peer:>6.3f}  {stance:.3f}", flush=True)
+        ours = score_examples(scorer, kept)
+        left = [taxonomy.ids.index(name) for name in names]
+        theirs = by_cosine(ours, encoder, taxonomy, fitted, kept, left)
+        for name, topic in zip(names, left, strict=True):
+            found, peer = (measure(only(each, topic), [name], groups) for each in (ours, theirs))
+            figures = [each["topics"]["per_topic"][name]["f1"] for each in (found, peer)]
+            cells = "".join(f"{text_figure(each):<24}" for each in figures)
+            stance = text_figure(found["stance"]["given_topic"]["macro_f1"])
+            print(f"{name:<22}{ours.labels[:, topic].sum():>10}  {cells}{stance}", flush=True)
 
 
 if __name__ == "__main__":
