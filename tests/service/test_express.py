@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
 
-from tests.conftest import Server, serving
+from service.app import create_app
+from service.server import Protocol
+from service.settings import Settings
+from tests.conftest import Server, free_port, serving
 
 TEXT = "The kettle by the cup in town {} was splendid and fair."
 HEAD = "POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nContent-Type: {}\r\n"
@@ -28,8 +34,8 @@ def quick(shared_small: Callable[..., Path], tmp_path_factory: pytest.TempPathFa
 class Connection:
     """A connection on which requests are written byte by byte."""
 
-    def __init__(self, server: Server) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", server.port), timeout=20)
+    def __init__(self, port: int) -> None:
+        self._socket = socket.create_connection(("127.0.0.1", port), timeout=20)
         self._came = b""
 
     def __enter__(self) -> Connection:
@@ -106,7 +112,7 @@ CASES = [
 def test_the_lane_answers_as_the_road_does(quick: Server, body: bytes, kind: str) -> None:
     told = []
     for write in (express, road):
-        with Connection(quick) as connection:
+        with Connection(quick.port) as connection:
             connection.send(write(body, kind))
             status, headers, found = connection.answer()
             assert re.fullmatch("[0-9a-f]{16}", headers.pop("x-request-id"))
@@ -118,7 +124,7 @@ def test_the_lane_answers_as_the_road_does(quick: Server, body: bytes, kind: str
 @pytest.mark.parametrize("header", ["Origin: http://evil.org", "Authorization: Bearer st_x_y", "Host: evil.org"])
 def test_whoever_may_not_ask_is_refused_on_either_way(quick: Server, header: str) -> None:
     for write in (express, road):
-        with Connection(quick) as connection:
+        with Connection(quick.port) as connection:
             given = write(asked(TEXT.format(1)), JSON, header)
             if header.startswith("Host"):
                 given = given.replace(b"Host: localhost\r\n", b"", 1)
@@ -129,7 +135,7 @@ def test_whoever_may_not_ask_is_refused_on_either_way(quick: Server, header: str
 
 def test_every_way_that_a_request_may_come_in_pieces(quick: Server) -> None:
     given = express(asked(TEXT.format(1)))
-    with Connection(quick) as connection:
+    with Connection(quick.port) as connection:
         connection.send(given)
         whole = connection.answer()[2]
         for cut in range(0, len(given), 7):
@@ -142,7 +148,7 @@ def test_every_way_that_a_request_may_come_in_pieces(quick: Server) -> None:
 
 def test_requests_that_come_before_the_answers_are_answered_in_order(quick: Server) -> None:
     ways = [express, road, express, express, road, road, express]
-    with Connection(quick) as connection:
+    with Connection(quick.port) as connection:
         bodies = [
             json.dumps({"paragraphs": [{"id": f"n{number}", "text": TEXT.format(number)}]}).encode()
             for number in range(len(ways))
@@ -156,7 +162,7 @@ def test_requests_that_come_before_the_answers_are_answered_in_order(quick: Serv
 
 def test_the_connection_is_kept_or_closed_as_asked(quick: Server) -> None:
     for more, is_kept in ((), True), (("Connection: close",), False):
-        with Connection(quick) as connection:
+        with Connection(quick.port) as connection:
             connection.send(express(asked(TEXT.format(1)), JSON, *more))
             status, headers, _ = connection.answer()
             assert status == 200 and ("connection" in headers) != is_kept
@@ -167,7 +173,7 @@ def test_the_connection_is_kept_or_closed_as_asked(quick: Server) -> None:
 
 
 def test_a_connection_that_nothing_comes_on_is_closed(quick: Server) -> None:
-    with Connection(quick) as connection:
+    with Connection(quick.port) as connection:
         connection.send(express(asked(TEXT.format(1))))
         connection.answer()
         began = time.monotonic()
@@ -180,7 +186,7 @@ def test_a_connection_that_nothing_comes_on_is_closed(quick: Server) -> None:
 
 
 def test_a_body_that_does_not_come_is_given_up(quick: Server) -> None:
-    with Connection(quick) as connection:
+    with Connection(quick.port) as connection:
         connection.send(express(asked(TEXT.format(1)))[:-5])
         status, headers, body = connection.answer()
         assert status == 408 and headers["connection"] == "close" and b"not here after 1 seconds" in body
@@ -189,9 +195,9 @@ def test_a_body_that_does_not_come_is_given_up(quick: Server) -> None:
 
 def test_clients_that_go_away_leave_the_others_their_answers_and_a_line_in_the_log(quick: Server) -> None:
     for _ in range(20):
-        with Connection(quick) as connection:
+        with Connection(quick.port) as connection:
             connection.send(express(asked(*(TEXT.format(number) for number in range(200)))))
-        with Connection(quick) as connection:
+        with Connection(quick.port) as connection:
             connection.send(express(asked(TEXT.format(1)))[:-5])
     assert len(quick.classify(TEXT.format(1))) == 1
     for _ in range(100):
@@ -202,10 +208,43 @@ def test_clients_that_go_away_leave_the_others_their_answers_and_a_line_in_the_l
         pytest.fail("clients that went away stand in no line of the log")
 
 
+def test_a_request_leaves_nothing_to_the_garbage_collector(shared_small: Callable[..., Path], tmp_path: Path) -> None:
+    port = free_port()
+    app = create_app(Settings(home=tmp_path, bundle=shared_small()))
+    config = uvicorn.Config(app, http=Protocol, host="127.0.0.1", port=port, log_config=None, access_log=False)
+    server = uvicorn.Server(config)
+    # In this process, so that its garbage can be counted.
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    try:
+        with Connection(port) as connection:
+
+            def ask(times: int) -> None:
+                for _ in range(times):
+                    connection.send(express(asked(TEXT.format(1))))
+                    assert connection.answer()[0] == 200
+
+            ask(10)
+            gc.collect()
+            gc.disable()
+            ask(300)
+            assert gc.collect() < 300
+    finally:
+        gc.enable()
+        server.should_exit = True
+        thread.join(30)
+
+
 def test_what_was_asked_before_the_end_is_answered(shared_small: Callable[..., Path], tmp_path: Path) -> None:
     with serving(shared_small(), tmp_path / "log") as server:
         bodies = asked(*(TEXT.format(number) for number in range(500)))
-        connections = [Connection(server) for _ in range(20)]
+        connections = [Connection(server.port) for _ in range(20)]
+        for connection in connections:
+            # One that the server has not taken yet would be reset.
+            connection.send(express(asked(TEXT.format(1))))
+            assert connection.answer()[0] == 200
         for connection in connections:
             connection.send(express(bodies))
         # While the first is answered the others are read, and get in line.
