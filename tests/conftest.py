@@ -34,7 +34,11 @@ TAXONOMY = ROOT / "seeds" / "taxonomy.toml"
 def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> None:
     """Turn a skip into a failure where STANCERY_NO_SKIPS is set, as it is in CI."""
     if os.environ.get("STANCERY_NO_SKIPS") and call.excinfo and call.excinfo.errisinstance(pytest.skip.Exception):
-        call.excinfo = pytest.ExceptionInfo.from_exception(AssertionError(f"skipped: {call.excinfo.value}"))
+        try:
+            # Raised, since what has no traceback cannot be told of.
+            raise AssertionError(f"skipped: {call.excinfo.value}")
+        except AssertionError as error:
+            call.excinfo = pytest.ExceptionInfo.from_exception(error)
 
 
 @pytest.fixture(scope="session")
