@@ -104,7 +104,8 @@ def precision(checkpoint: str) -> None:
     micro = {}
     for name, embeddings in (("int8", Embeddings(encoder, None)), ("fp32", Whole(checkpoint, encoder))):
         material = fitting.prepare(fitted, taxonomy, embeddings)
-        with tqdm(total=fitting.steps(len(taxonomy.topics), FOLDS), desc=f"heads, {name}", disable=None) as bar:
+        steps = fitting.steps(len(taxonomy.topics), FOLDS, has_encoder=True)
+        with tqdm(total=steps, desc=f"heads, {name}", disable=None) as bar:
             near = split.near.among(split.fitted)
             choices = fitting.choose(material, near, folds=FOLDS, seed=0, jobs=THREADS, step=bar.update)
             scores = score_examples(fitting.fit(material, choices, jobs=THREADS, step=bar.update), kept)

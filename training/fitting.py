@@ -17,7 +17,15 @@ from models.scorer import Rules, Scorer
 from models.taxonomy import Taxonomy
 from training import calibration, linear, splits
 from training.evaluation import measure, score_examples
-from training.selection import STANCE_GRID, TOPIC_GRID, StanceChoice, TopicChoice, choose_stances, choose_topics
+from training.selection import (
+    STANCE_GRID,
+    TOPIC_GRID,
+    WORDING_GRID,
+    StanceChoice,
+    TopicChoice,
+    choose_stances,
+    choose_topics,
+)
 from training.wordings import Wordings, description
 
 if TYPE_CHECKING:
@@ -31,7 +39,7 @@ CURVE_PARTS = (0.125, 0.25, 0.5, 1.0)
 class Material(NamedTuple):
     """Examples as the heads see them: matrix (n, n_features), labels (n, n_topics), and the pairs with a stance.
 
-    With an encoder topics are fitted on ``topic_matrix``, which ``wordings`` made wider; without, on the matrix.
+    With an encoder topics may be fitted on ``wide`` instead, which ``wordings`` made of the matrix.
     """
 
     taxonomy: Taxonomy
@@ -40,7 +48,7 @@ class Material(NamedTuple):
     matrix: sparse.csr_matrix
     labels: NDArray[np.bool_]
     pairs: linear.Pairs
-    topic_matrix: sparse.csr_matrix
+    wide: sparse.csr_matrix | None
     wordings: Wordings | None
 
     @property
@@ -97,7 +105,7 @@ def prepare(examples: list[Example], taxonomy: Taxonomy, embeddings: Embeddings 
         matrix,
         linear.topic_labels(examples, taxonomy.ids),
         linear.stance_pairs(examples, taxonomy.ids),
-        matrix if wordings is None else wordings.widen(matrix),
+        None if wordings is None else wordings.widen(matrix),
         wordings,
     )
 
@@ -109,7 +117,7 @@ def choose(
     taxonomy, labels, pairs, groups = material.taxonomy, material.labels, material.pairs, material.groups
     n_folds = min(folds, len(set(groups)))
     dealt = linear.Folds(splits.folds(groups, n_folds, seed), near)
-    topic = choose_topics(material.topic_matrix, labels, dealt, jobs=jobs, step=step)
+    topic = choose_topics(material.matrix, material.wide, labels, dealt, jobs=jobs, step=step)
     stance = None
     if len(pairs.row):
         stance = choose_stances(material.matrix, pairs, len(taxonomy.ids), dealt, jobs=jobs, step=step)
@@ -137,8 +145,9 @@ def fit(
     place = np.full(n, -1)
     place[rows] = np.arange(len(rows))
     chosen = linear.Pairs(place[stances.row[inside]], stances.topic[inside], stances.stance[inside])
+    wide = material.wide if choices.topic.is_wide else None
     parts = linear.fit_heads(
-        material.topic_matrix[rows],
+        (material.matrix if wide is None else wide)[rows],
         material.matrix[rows],
         material.labels[rows],
         chosen,
@@ -147,7 +156,7 @@ def fit(
         jobs=jobs,
         step=step,
     )
-    if material.wordings is not None:
+    if material.wordings is not None and wide is not None:
         parts = parts._replace(topic_weights=material.wordings.narrow(parts.topic_weights))
     if pairs is not None:
         _head_by_wordings(material, parts, np.flatnonzero(pairs.zero_shot).tolist())
@@ -165,9 +174,10 @@ def _head_by_wordings(material: Material, parts: linear.Heads, topics: list[int]
         parts.topic_bias[topic] = platt.offset
 
 
-def steps(n_topics: int, n_folds: int) -> int:
+def steps(n_topics: int, n_folds: int, *, has_encoder: bool) -> int:
     """Count the fits of heads that a training tells."""
-    out_of_fold = n_folds * (n_topics * len(TOPIC_GRID) + len(STANCE_GRID))
+    strengths = len(TOPIC_GRID) + (len(WORDING_GRID) if has_encoder else 0)
+    out_of_fold = n_folds * (n_topics * strengths + len(STANCE_GRID))
     return out_of_fold + (n_topics + 1) * len(CURVE_PARTS)
 
 

@@ -112,7 +112,8 @@ def run(
     examples = read_examples(examples_path, taxonomy)
     beaten = load_champion(champion) if champion is not None else None
     # Beside the fits there are splitting and features.
-    teller = Teller(tell, total=2 + fitting.steps(len(taxonomy.topics), options.folds))
+    steps = fitting.steps(len(taxonomy.topics), options.folds, has_encoder=options.family != FAMILY)
+    teller = Teller(tell, total=2 + steps)
 
     teller.phase("split", f"{len(examples):,} examples: splitting by document, looking for near-duplicates")
     frozen = beaten.rows if beaten else []

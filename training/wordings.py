@@ -1,8 +1,8 @@
 """What a topic's own words say of it before anybody has labelled a paragraph: for the families with an encoder.
 
-The embedding of a topic's title and description is a direction that paragraphs about it lean to. With few labels a
-topic's weights are looked for along such directions first; with many the labels outweigh it. A topic without any label
-has this direction for all its weights.
+The embedding of a topic's title and description is a direction that paragraphs about it lean to. With few labels it
+pays to look for a topic's weights along such directions first; with many it does not, and out-of-fold scores tell which
+is the case. A topic without any label has this direction for all its weights.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from training.calibration import Platt, fit_platt
 
 FloatArray = NDArray[np.float64]
 # Scales of columns: the penalty on a weight falls with their square. Chosen on the training part of the manifestos, at
-# 8 to 128 labels a class; with thousands nothing moves.
+# 8 to 128 labels a class.
 _EMBEDDING = 2.0
 _WORDING = 4.0
 
@@ -43,7 +43,7 @@ class Wordings:
         return np.asarray(matrix[:, -self._embeddings.shape[1] :] @ self._embeddings.T)
 
     def widen(self, matrix: sparse.csr_matrix) -> sparse.csr_matrix:
-        """Return the matrix that topics' weights are fitted on, shape (n, n_columns + n_topics)."""
+        """Return the matrix that topics' weights may be fitted on, shape (n, n_columns + n_topics)."""
         n_dimensions = self._embeddings.shape[1]
         parts = [
             matrix[:, :-n_dimensions],

@@ -35,7 +35,7 @@ def test_with_few_labels_the_wording_helps_to_find_a_topic(
     material = fitting.prepare(chosen, taxonomy, embeddings)
     labels = linear.topic_labels(asked, taxonomy.ids)
     new = linear.feature_matrix(material.features, [each.text for each in asked])
-    assert material.wordings is not None
+    assert material.wordings is not None and material.wide is not None
 
     def precision(fitted: sparse.csr_matrix, scored: sparse.csr_matrix) -> float:
         """Of as many as there are, the share of those found first that are right."""
@@ -47,7 +47,7 @@ def test_with_few_labels_the_wording_helps_to_find_a_topic(
         return float(np.mean(found))
 
     plain = precision(material.matrix, new)
-    assert precision(material.topic_matrix, material.wordings.widen(new)) > plain
+    assert precision(material.wide, material.wordings.widen(new)) > plain
 
 
 def test_a_topic_is_described_by_what_it_is_about(taxonomy: Taxonomy) -> None:
