@@ -68,7 +68,8 @@ class Express:
         if request.topics or request.explain:
             return None
         bundle = self._service.serving.in_memory(request.model)
-        return None if bundle is None else Asked(bundle, request)
+        # The version that is named, or has taken over since, may have an encoder.
+        return None if bundle is None or not bundle.scorer.is_quick else Asked(bundle, request)
 
     def answer(self, entry: Entry, asked: Asked, default: RawHeaders) -> bytes:
         """Label what was asked for, and return the answer from its first byte to its last."""
