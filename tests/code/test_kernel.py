@@ -132,7 +132,7 @@ def test_it_is_equal_on_the_seeds_and_on_many_scripts(
         check_equal(text)
 
 
-@settings(deadline=None, max_examples=500)
+@settings(deadline=None, max_examples=250)
 @given(text=st.text(max_size=300))
 def test_it_is_equal_on_any_text(check_equal: Callable[[str], None], text: str) -> None:
     check_equal(text)
