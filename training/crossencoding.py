@@ -99,7 +99,9 @@ def fit_pairs(
         zero_shot=_without_labels(material),
     )
     graph = exported(net, ("ids", "segments"))
-    made = CrossEncoder(graph, tokenizer, _blended(spec, graph, tokenizer, material, choices, held), material.taxonomy)
+    spec = _blended(spec, graph, tokenizer, material, choices, held)
+    spec = _blended_alone(spec, tuning.strangers, tuning.first_sight, material, held)
+    made = CrossEncoder(graph, tokenizer, spec, material.taxonomy)
     if state is not None:
         state.unlink()
     return made
@@ -129,7 +131,8 @@ def _blended(
     choices: Choices,
     held: NDArray[np.int64],
 ) -> CrossEncoderSpec:
-    """Fit the blends on the held rows, by the graph that is served: what quantising changed is counted in."""
+    """Fit the blends of labelled topics on the held rows, by the graph that is served: what quantising changed is
+    counted in."""
     reader = CrossEncoder(graph, tokenizer, spec, material.taxonomy)
     known = [topic for topic in range(len(material.taxonomy.topics)) if not reader.zero_shot[topic]]
     texts = [material.examples[row].text for row in held]
@@ -139,30 +142,58 @@ def _blended(
     found = np.apply_along_axis(presence, 2, logits)
     reached = scores >= spec.reach_from
     topic = _fit_topic(heads[reached], found[reached], labels[reached])
-    alone_topic = _fit_topic(_by_wordings(material, held)[:, known].ravel(), found.ravel(), labels.ravel())
-
-    place = np.full(len(material.examples), -1)
-    place[held] = np.arange(len(held))
-    column = {topic: index for index, topic in enumerate(known)}
-    inside = np.flatnonzero(place[material.pairs.row] >= 0)
-    columns = np.array([column[topic] for topic in material.pairs.topic[inside].tolist()], dtype=np.int64)
-    stances = logits[place[material.pairs.row[inside]], columns, :ABSENT]
-    gold = material.pairs.stance[inside]
+    inside, row, stance = _stances_of(material, held)
+    column = np.searchsorted(known, material.pairs.topic[inside])
     calibrated = np.log(np.clip(choices.stance_scores[inside], 1e-9, 1))
     return msgspec.structs.replace(
-        spec,
-        topic=topic,
-        alone_topic=alone_topic,
-        stance=_fit_stance(calibrated, stances, gold),
-        alone_stance=_alone(_fit_stance(np.zeros_like(calibrated), stances, gold)),
+        spec, topic=topic, stance=_fit_stance(calibrated, logits[row, column, :ABSENT], stance)
     )
 
 
-def _by_wordings(material: Material, rows: NDArray[np.int64]) -> FloatArray:
-    """Return the logits that topics would have if they had no labels, shape (n_rows, n_topics)."""
+def _blended_alone(
+    spec: CrossEncoderSpec,
+    strangers: NDArray[np.int64],
+    logits: FloatArray,
+    material: Material,
+    held: NDArray[np.int64],
+) -> CrossEncoderSpec:
+    """Fit the blends of topics without labels, on topics that the pair model had not been tuned on.
+
+    Parameters
+    ----------
+    spec : CrossEncoderSpec
+    strangers : ndarray of int64, shape (n_strangers,)
+        Those topics.
+    logits : ndarray of float64, shape (n_held, n_strangers, 4)
+        What the pair model found then.
+    material : Material
+    held : ndarray of int64, shape (n_held,)
+    """
     assert material.wordings is not None
-    slope, offset = material.wordings.zero_shot(material.matrix, material.labels)
-    return slope * material.wordings.likeness(material.matrix[rows]) + offset
+    known = material.labels.copy()
+    known[:, strangers] = False
+    slope, offset = material.wordings.zero_shot(material.matrix, known)
+    heads = slope * material.wordings.likeness(material.matrix[held])[:, strangers] + offset
+    found = np.apply_along_axis(presence, 2, logits) if logits.size else heads
+    inside, row, stance = _stances_of(material, held)
+    strange = np.isin(material.pairs.topic[inside], strangers)
+    column = np.searchsorted(strangers, material.pairs.topic[inside][strange])
+    stances = logits[row[strange], column, :ABSENT]
+    return msgspec.structs.replace(
+        spec,
+        alone_topic=_fit_topic(heads.ravel(), found.ravel(), material.labels[held][:, strangers].ravel()),
+        alone_stance=_alone(_fit_stance(np.zeros_like(stances), stances, stance[strange])),
+    )
+
+
+def _stances_of(
+    material: Material, held: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return which pairs with a stance are of held rows, their rows' places among those, and their stances."""
+    place = np.full(len(material.examples), -1)
+    place[held] = np.arange(len(held))
+    inside = np.flatnonzero(place[material.pairs.row] >= 0)
+    return inside, place[material.pairs.row[inside]], material.pairs.stance[inside]
 
 
 def _reach(scores: FloatArray, labels: NDArray[np.bool_]) -> float:

@@ -7,7 +7,7 @@ topic that has no labels can be scored too.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,10 +30,12 @@ class Recipe(msgspec.Struct, frozen=True):
     ``rate`` is the top layer's peak learning rate; each layer below has ``decay`` of the one above it (Howard and
     Ruder 2018, section 3.1). The embeddings stay as they are: words that the labels lack keep their place beside those
     they have. Of the topics that a paragraph does not have it is shown with ``likely`` of those that the heads take for
-    possible, and with ``absent`` of all, others in each epoch.
+    possible, and with ``absent`` of all, others in each epoch. One labelled topic in so many as ``strange`` says is
+    kept from the first epoch, which shows how far a wording alone can be trusted.
     """
 
     epochs: int = 3
+    strange: int = 4
     rate: float = 1e-4
     decay: float = 0.9
     absent: int = 1
@@ -129,6 +131,13 @@ class Tuning:
     possible : two ndarrays of bool, shape (n_fitted, n_topics) and (n_held, n_topics)
         Which topics the heads have in reach.
     recipe : Recipe
+
+    Attributes
+    ----------
+    strangers : ndarray of int64, shape (n_strangers,)
+        The topics that are kept from the first epoch, by their place in the taxonomy.
+    first_sight : ndarray of float64, shape (n_held, n_strangers, 4)
+        The net's logits for them after that epoch; none before.
     """
 
     def __init__(
@@ -148,6 +157,10 @@ class Tuning:
         self._wordings = [wording(topic) for topic in taxonomy.topics]
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         net.to(self._device)
+        places = np.array(list(self._position.values()), dtype=np.int64)
+        chosen = np.random.default_rng(recipe.seed).permutation(places)[: len(places) // recipe.strange]
+        self.strangers: NDArray[np.int64] = np.sort(chosen)
+        self.first_sight: NDArray[np.float64] = np.zeros((len(held), 0, ABSENT + 1))
         pairs, _ = self._pairs(self._fitted, 0)
         self._weights = _class_weights([pair.label for pair in pairs]).to(self._device)
         self._optimizer = torch.optim.AdamW(_groups(net, recipe), weight_decay=0.01)
@@ -175,6 +188,8 @@ class Tuning:
             self._restore(state)
         while len(self._losses) < self._recipe.epochs and not self._is_past_best():
             self._epoch(len(self._losses), step)
+            if not self._losses:
+                self.first_sight = self._sight()
             self._losses.append(self._held_loss())
             if self._losses[-1] == min(self._losses):
                 self._best = {name: value.detach().cpu().clone() for name, value in self._net.state_dict().items()}
@@ -192,6 +207,9 @@ class Tuning:
         torch.manual_seed(self._recipe.seed * 1000 + epoch)
         rng = np.random.default_rng([self._recipe.seed, epoch])
         pairs, tokens = self._pairs(self._fitted, epoch)
+        if epoch == 0:
+            known = [place for place, pair in enumerate(pairs) if pair.topic not in self.strangers]
+            pairs, tokens = [pairs[place] for place in known], [tokens[place] for place in known]
         parameters = [each for each in self._net.parameters() if each.requires_grad]
         self._net.train()
         for batch in _batches(tokens, rng):
@@ -217,20 +235,34 @@ class Tuning:
                 total += float(loss) * len(batch)
         return total / max(1, len(pairs))
 
+    def _sight(self) -> NDArray[np.float64]:
+        tokens = self._encoded((topic, example.text) for example in self._held[0] for topic in self.strangers.tolist())
+        found = np.zeros((len(tokens), ABSENT + 1))
+        self._net.eval()
+        with torch.inference_mode():
+            for batch in _batches(tokens, None):
+                found[batch] = self._logits([tokens[place] for place in batch]).cpu().numpy()
+        return found.reshape(len(self._held[0]), len(self.strangers), ABSENT + 1)
+
     def _loss(self, encodings: Sequence[Any], labels: Sequence[int]) -> torch.Tensor:
+        target = torch.tensor(labels, device=self._device)
+        return torch.nn.functional.cross_entropy(self._logits(encodings), target, self._weights)
+
+    def _logits(self, encodings: Sequence[Any]) -> torch.Tensor:
         inputs = (each.to(self._device) for each in _padded(encodings))
         with torch.autocast(self._device.type, torch.bfloat16):
-            shares = self._net(*inputs)
-        target = torch.tensor(labels, device=self._device)
-        return torch.nn.functional.cross_entropy(shares.float().sum(1), target, self._weights)
+            shares: torch.Tensor = self._net(*inputs)
+        return shares.float().sum(1)
 
     def _pairs(self, side: tuple[Sequence[Example], NDArray[np.bool_]], epoch: int) -> tuple[list[Pair], list[Any]]:
         """Return the pairs of an epoch and their tokens."""
         examples, possible = side
         rng = np.random.default_rng([self._recipe.seed, epoch])
         pairs = labelled_pairs(examples, possible, self._position, self._recipe, rng)
-        texts = [(self._wordings[pair.topic], examples[pair.row].text) for pair in pairs]
-        return pairs, list(self._tokenizer.encode_batch(texts))
+        return pairs, self._encoded((pair.topic, examples[pair.row].text) for pair in pairs)
+
+    def _encoded(self, pairs: Iterable[tuple[int, str]]) -> list[Any]:
+        return list(self._tokenizer.encode_batch([(self._wordings[topic], text) for topic, text in pairs]))
 
     def _save(self, state: Path) -> None:
         held = {
@@ -239,6 +271,7 @@ class Tuning:
             "optimizer": self._optimizer.state_dict(),
             "losses": self._losses,
             "done": self._done,
+            "first_sight": torch.from_numpy(self.first_sight),
         }
         state.parent.mkdir(parents=True, exist_ok=True)
         part = state.with_suffix(".part")
@@ -250,6 +283,7 @@ class Tuning:
         self._net.load_state_dict(held["net"])
         self._optimizer.load_state_dict(held["optimizer"])
         self._best, self._losses, self._done = held["best"], held["losses"], held["done"]
+        self.first_sight = held["first_sight"].cpu().numpy()
 
 
 def _padded(encodings: Sequence[Any]) -> torch.Tensor:
