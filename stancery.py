@@ -69,11 +69,10 @@ class Classifier:
         """
         import msgspec
 
-        scorer = self._bundle.scorer
-        return [
-            msgspec.to_builtins(scorer.classify(text, id=f"p{number}", topics=topics, explain=explain))
-            for number, text in enumerate(texts, 1)
-        ]
+        texts = list(texts)
+        ids = [f"p{number}" for number in range(1, len(texts) + 1)]
+        found = self._bundle.scorer.classify_all(texts, ids=ids, topics=topics, explain=explain)
+        return [msgspec.to_builtins(result) for result in found]
 
 
 def load(path: str | Path) -> Classifier:

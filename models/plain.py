@@ -223,9 +223,11 @@ class Labeller:
         """Return the logit of each topic for each text, shape (n_texts, n_topics)."""
         return self._features.dot(texts, self._topics) + self._topic_bias
 
-    def label(self, text: str, floors: FloatArray) -> list[Label]:
-        """Label a text with the topics whose logit is at least the topic's floor, which has shape (n_topics,)."""
-        (logits,) = self.logits((text,))
+    def label(self, texts: Sequence[str], floors: FloatArray) -> list[list[Label]]:
+        """Label each text with the topics whose logit is at least the topic's floor, which has shape (n_topics,)."""
+        return [self._label(text, logits, floors) for text, logits in zip(texts, self.logits(texts), strict=True)]
+
+    def _label(self, text: str, logits: FloatArray, floors: FloatArray) -> list[Label]:
         wanted = np.flatnonzero(logits >= floors).tolist()
         if not wanted:
             return []

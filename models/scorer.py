@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, cast
 
 import msgspec
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 # By more than this no logit is away from that of its score, unless the score is closer to 0 or 1.
 _ROUNDED = 1e-6
 
+Decision = Literal["on_topic", "off_topic", "uncertain"]
 TopicDecision = Literal["present", "absent", "uncertain"]
 StanceLabel = Literal["favor", "against", "neutral"]
 
@@ -116,48 +117,33 @@ class Scorer:
         InvalidParagraph
             If the text cannot be scored or a named topic does not exist.
         """
-        if fault := text_fault(text):
-            raise InvalidParagraph("text", fault)
+        (result,) = self.classify_all((text,), ids=(id,), topics=topics, explain=explain)
+        return result
+
+    def classify_all(
+        self, texts: Sequence[str], *, ids: Sequence[str], topics: Collection[str] = (), explain: bool = False
+    ) -> list[Result]:
+        """Label paragraphs as :meth:`classify` does; other threads may run meanwhile."""
+        for text in texts:
+            if fault := text_fault(text):
+                raise InvalidParagraph("text", fault)
         self.check_topics(topics)
         named = [self._position[name] for name in topics]
         # From one pass over the text, unless more is asked for than that gives.
-        is_quick = self.pairs is None and not explain
-        labels = {label[0]: label for label in self._labels(text, named)} if is_quick else {}
-        scores = {topic: sigmoid_of(label[1]) for topic, label in labels.items()} if is_quick else self._scores(text)
-        decisions: dict[int, TopicDecision] = {
-            topic: "present" if score >= self._thresholds[topic] else "uncertain"
-            for topic, score in scores.items()
-            if score >= self._least[topic]
-        }
-        present = [topic for topic, decision in decisions.items() if decision == "present"]
-        wanted = sorted({*(present or decisions), *named}, key=lambda topic: -scores[topic])
-        # Most of what comes in is about none of the topics, and no evidence is looked for in it.
-        row = None if is_quick or not wanted else self.model.features.read(text)
-        answers = [
-            self._labelled(text, labels[topic], scores[topic], decisions.get(topic, "absent"))
-            if row is None
-            else self._topic(row, topic, scores[topic], decisions.get(topic, "absent"), explain)
-            for topic in wanted
-        ]
-        return Result(
-            id=id,
-            decision="on_topic" if present else "uncertain" if decisions else "off_topic",
-            topics=answers,
-            speakers=[],
-        )
+        if self.pairs is None and not explain:
+            labelled = zip(texts, ids, self._labels(texts, named), strict=True)
+            return [self._from_labels(text, id, labels, named) for text, id, labels in labelled]
+        return [self._from_scores(text, id, named, explain) for text, id in zip(texts, ids, strict=True)]
 
     def classify_article(
         self, paragraphs: Sequence[Paragraph], *, topics: Collection[str] = (), explain: bool = False
     ) -> list[Result]:
         """Label the paragraphs of one article; each result carries its text and its place in the article."""
+        ids = [f"p{number}" for number in range(1, len(paragraphs) + 1)]
+        found = self.classify_all([each.text for each in paragraphs], ids=ids, topics=topics, explain=explain)
         return [
-            msgspec.structs.replace(
-                self.classify(paragraph.text, id=f"p{number}", topics=topics, explain=explain),
-                text=paragraph.text,
-                start=paragraph.start,
-                end=paragraph.end,
-            )
-            for number, paragraph in enumerate(paragraphs, 1)
+            msgspec.structs.replace(result, text=paragraph.text, start=paragraph.start, end=paragraph.end)
+            for result, paragraph in zip(found, paragraphs, strict=True)
         ]
 
     def takes_stance(self, topic: str) -> bool:
@@ -170,17 +156,44 @@ class Scorer:
             if name not in self._position:
                 raise InvalidParagraph(f"topics[{position}]", f"no such topic; allowed are {', '.join(self._position)}")
 
-    def _scores(self, text: str) -> dict[int, float]:
-        (scores,) = self.topic_scores((text,)).tolist()
-        return dict(enumerate(scores))
+    def _from_labels(self, text: str, id: str, labels: Sequence[Label], named: Collection[int]) -> Result:
+        scores = {label[0]: sigmoid_of(label[1]) for label in labels}
+        decisions = self._decisions(scores)
+        wanted = _wanted(scores, decisions, named)
+        by_topic = {label[0]: label for label in labels}
+        answers = [
+            self._labelled(text, by_topic[topic], scores[topic], decisions.get(topic, "absent")) for topic in wanted
+        ]
+        return _result(id, decisions, answers)
 
-    def _labels(self, text: str, named: list[int]) -> list[Label]:
+    def _from_scores(self, text: str, id: str, named: Collection[int], explain: bool) -> Result:
+        (found,) = self.topic_scores((text,)).tolist()
+        scores = dict(enumerate(found))
+        decisions = self._decisions(scores)
+        answers = []
+        # Most of what comes in is about none of the topics, and no evidence is looked for in it.
+        if wanted := _wanted(scores, decisions, named):
+            row = self.model.features.read(text)
+            answers = [
+                self._topic(row, topic, scores[topic], decisions.get(topic, "absent"), explain) for topic in wanted
+            ]
+        return _result(id, decisions, answers)
+
+    def _decisions(self, scores: Mapping[int, float]) -> dict[int, TopicDecision]:
+        """Return what was decided of each topic that is not absent."""
+        return {
+            topic: "present" if score >= self._thresholds[topic] else "uncertain"
+            for topic, score in scores.items()
+            if score >= self._least[topic]
+        }
+
+    def _labels(self, texts: Sequence[str], named: list[int]) -> list[list[Label]]:
         """Return what the model says of the topics that may be candidates, and of those that are named."""
         floors = self._floors
         if named:
             floors = floors.copy()
             floors[named] = -np.inf
-        return self.model.label(text, floors)
+        return self.model.label(texts, floors)
 
     def _labelled(self, text: str, label: Label, score: float, decision: TopicDecision) -> TopicResult:
         topic, _, found, stance = label
@@ -245,6 +258,19 @@ class Scorer:
             evidence,
             bias,
         )
+
+
+def _wanted(scores: Mapping[int, float], decisions: Mapping[int, TopicDecision], named: Collection[int]) -> list[int]:
+    """Return the topics to answer for, the likeliest first: those present, or all candidates, and those named."""
+    present = [topic for topic, decision in decisions.items() if decision == "present"]
+    return sorted({*(present or decisions), *named}, key=lambda topic: -scores[topic])
+
+
+def _result(id: str, decisions: Mapping[int, TopicDecision], answers: list[TopicResult]) -> Result:
+    decision: Decision = "off_topic"
+    if decisions:
+        decision = "on_topic" if "present" in decisions.values() else "uncertain"
+    return Result(id=id, decision=decision, topics=answers, speakers=[])
 
 
 def _floors(scores: FloatArray) -> FloatArray:

@@ -110,15 +110,12 @@ def _paragraphs(
         if fault := id_fault(item.id):
             faults.append(Fault(f"{where}.id", fault))
     _raise(faults)
-    return [
-        bundle.scorer.classify(
-            item.text,
-            id=f"p{number}" if item.id is None else item.id,
-            topics=request.topics,
-            explain=request.explain,
-        )
-        for number, item in enumerate(items, 1)
-    ]
+    return bundle.scorer.classify_all(
+        [item.text for item in items],
+        ids=[f"p{number}" if item.id is None else item.id for number, item in enumerate(items, 1)],
+        topics=request.topics,
+        explain=request.explain,
+    )
 
 
 def _stripped(text: str) -> tuple[int, int]:

@@ -26,6 +26,8 @@ _BATCH = 64
 _FIELDS = ParagraphIn.__struct_fields__
 _decoder = msgspec.json.Decoder(str | ParagraphIn)
 _encoder = msgspec.json.Encoder()
+# Batches that are being scored, in their order; None after the last.
+_Answers = asyncio.Queue[asyncio.Task[bytes] | None]
 
 
 class Stalled(Exception):
@@ -44,6 +46,13 @@ class Line(NamedTuple):
 
     number: int
     data: bytes | None
+
+
+class _Asked(NamedTuple):
+    """A paragraph that can be labelled."""
+
+    id: str
+    text: str
 
 
 class StreamResponse(Response):
@@ -70,7 +79,10 @@ class StreamResponse(Response):
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._score(receive, spool))
+                # One for each thread that may score.
+                answers = _Answers(int(self._limiter.total_tokens))
+                tasks.create_task(self._score(receive, spool, tasks, answers))
+                tasks.create_task(self._collect(answers, spool))
                 while data := await spool.get():
                     await self._send(send, {"type": "http.response.body", "body": data, "more_body": True}, spool)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -80,12 +92,19 @@ class StreamResponse(Response):
         finally:
             spool.close()
 
-    async def _score(self, receive: Receive, spool: Spool) -> None:
+    async def _score(self, receive: Receive, spool: Spool, tasks: asyncio.TaskGroup, answers: _Answers) -> None:
+        """Begin to score each batch as it comes, as far ahead as there is room in the queue of answers."""
         patient = self._patient(receive, spool)
         # Explained answers are long: one at a time keeps memory flat.
         size = 1 if self._options.explain else _BATCH
         async for batch in _batches(patient, self._settings.max_body_bytes, size):
-            await spool.put(await run_sync(self._answer, batch, limiter=self._limiter))
+            await answers.put(tasks.create_task(run_sync(self._answer, batch, limiter=self._limiter)))
+        await answers.put(None)
+
+    async def _collect(self, answers: _Answers, spool: Spool) -> None:
+        """Take the answers in the order of the batches."""
+        while task := await answers.get():
+            await spool.put(await task)
         await spool.end()
 
     def _patient(self, receive: Receive, spool: Spool) -> Receive:
@@ -117,26 +136,33 @@ class StreamResponse(Response):
             sending.cancel()
 
     def _answer(self, batch: list[Line]) -> bytes:
-        answers = [self._answer_line(line) for line in batch]
+        asked = [self._read(line) for line in batch]
+        sound = [each for each in asked if isinstance(each, _Asked)]
+        results = self._bundle.scorer.classify_all(
+            [each.text for each in sound],
+            ids=[each.id for each in sound],
+            topics=self._options.topics,
+            explain=self._options.explain,
+        )
+        version, labelled = self._bundle.manifest.version, iter(results)
+        answers = [
+            StreamLine(line.number, each.id, version, result=next(labelled)) if isinstance(each, _Asked) else each
+            for line, each in zip(batch, asked, strict=True)
+        ]
         self._count(answers)
         return b"".join(_encoder.encode(answer) + b"\n" for answer in answers)
 
-    def _answer_line(self, line: Line) -> StreamLine:
-        version = self._bundle.manifest.version
+    def _read(self, line: Line) -> _Asked | StreamLine:
+        """Return what a line asks for, or what is wrong with it."""
         id = None
         try:
             paragraph = self._decode(line)
             id = paragraph.id
             self._check(paragraph)
-            result = self._bundle.scorer.classify(
-                paragraph.text,
-                id=f"p{line.number}" if id is None else id,
-                topics=self._options.topics,
-                explain=self._options.explain,
-            )
         except Problem as problem:
+            version = self._bundle.manifest.version
             return StreamLine(line.number, None if id_fault(id) else id, version, error=problem.body)
-        return StreamLine(line.number, result.id, version, result=result)
+        return _Asked(f"p{line.number}" if id is None else id, paragraph.text)
 
     def _decode(self, line: Line) -> ParagraphIn:
         if line.data is None:

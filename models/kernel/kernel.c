@@ -6,5 +6,6 @@
 #include "labels.c"
 #include "vocabulary.c"
 #include "objects.c"
+#include "stretches.c"
 #include "labeller.c"
 #include "module.c"

@@ -1,5 +1,6 @@
 /* `Labeller`: labels of texts by a model's weights. */
 #include "objects.h"
+#include "stretches.h"
 
 #include <string.h>
 
@@ -58,41 +59,69 @@ static PyObject *labeller_logits(LabellerObject *self, PyObject *texts) {
     return found;
 }
 
-/* As in models/plain.py. */
-#define SHOWN 5
-#define SHOWN_PART 0.25
+/* A topic of a text, and what decided it. */
+typedef struct {
+    Py_ssize_t text, topic;
+    double logit, stances[N_STANCES];
+    int stance;
+    Heaviest of_topic, of_stance;
+} Found;
 
 typedef struct {
-    Py_ssize_t start, end;
-    double weight;
-} Stretch;
+    Found *found;
+    Py_ssize_t n, room;
+} Findings;
 
-/* The heaviest stretches of those found so far, heaviest first, of equals the first of the text. */
-typedef struct {
-    Stretch shown[SHOWN];
-    int n;
-} Heaviest;
+static Found *next_found(Findings *findings) {
+    if (findings->n == findings->room) {
+        const Py_ssize_t room = 2 * findings->room + 4;
+        Found *found = PyMem_RawRealloc(findings->found, (size_t)room * sizeof *found);
+        if (!found) return NULL;
+        findings->found = found;
+        findings->room = room;
+    }
+    return &findings->found[findings->n++];
+}
 
-/* Add a stretch, from its first letter or digit to its last; nothing where it has none. */
-static void add_stretch(Heaviest *heaviest, Letters text, Stretch found) {
-    while (found.start < found.end && !Py_UNICODE_ISALNUM(PyUnicode_READ(text.kind, text.data, found.start)))
-        found.start++;
-    if (found.start == found.end) return;
-    while (!Py_UNICODE_ISALNUM(PyUnicode_READ(text.kind, text.data, found.end - 1))) found.end--;
-    int at = heaviest->n;
-    if (at < SHOWN)
-        heaviest->n++;
-    else if (heaviest->shown[--at].weight >= found.weight)
-        return;
-    for (; at > 0 && heaviest->shown[at - 1].weight < found.weight; at--) heaviest->shown[at] = heaviest->shown[at - 1];
-    heaviest->shown[at] = found;
+/* Find out where the chunks of a text stand, which has `n_chunks` of them; -1 where memory is short. */
+static int reserve_shares(Shares *chunks, Letters text, Py_ssize_t n_chunks) {
+    const size_t room = (size_t)n_chunks + 1;
+    chunks->shares = PyMem_RawMalloc(room * (sizeof(double) + 2 * sizeof(Py_ssize_t)));
+    if (!chunks->shares) return -1;
+    chunks->n_chunks = n_chunks;
+    chunks->starts = (Py_ssize_t *)(chunks->shares + room);
+    chunks->ends = chunks->starts + room;
+    for (Py_ssize_t i = 0, start = 0, end; next_chunk(text, &start, &end); i++, start = end)
+        chunks->starts[i] = start, chunks->ends[i] = end;
+    return 0;
+}
+
+/* Add the labels of a text to the findings; -1 where memory is short. Needs no GIL. */
+static int find_labels(const LabellerObject *self, Sums *sums, Py_ssize_t place, Letters text, Letters lower,
+                       const double *floors, Findings *findings) {
+    double logits[MOST_TOPICS];
+    if (sum_text(sums, &self->weights, lower, logits)) return -1;
+    Shares chunks = {0};
+    int failed = 0;
+    for (Py_ssize_t topic = 0; !failed && topic < self->weights.topics.width; topic++) {
+        if (!(logits[topic] >= floors[topic])) continue;
+        Found *found = NULL;
+        failed = (!chunks.shares && reserve_shares(&chunks, text, sums->n_chunks)) || !(found = next_found(findings));
+        if (failed) break;
+        *found = (Found){.text = place, .topic = topic, .logit = logits[topic]};
+        share_topic(sums, &self->weights, topic, chunks.shares);
+        found->of_topic = heaviest_stretches(text, &chunks, self->part);
+        if (!self->weights.stances) continue;
+        found->stance = share_stance(sums, &self->weights, topic, found->stances, chunks.shares);
+        found->of_stance = heaviest_stretches(text, &chunks, self->part);
+    }
+    PyMem_RawFree(chunks.shares);
+    return failed ? -1 : 0;
 }
 
 static PyObject *listed(const Heaviest *heaviest) {
-    int n = 0;
-    while (n < heaviest->n && heaviest->shown[n].weight >= SHOWN_PART * heaviest->shown[0].weight) n++;
-    PyObject *list = PyList_New(n);
-    for (int i = 0; list && i < n; i++) {
+    PyObject *list = PyList_New(heaviest->n);
+    for (int i = 0; list && i < heaviest->n; i++) {
         const Stretch *found = &heaviest->shown[i];
         PyObject *stretch = Py_BuildValue("(nnd)", found->start, found->end, found->weight);
         if (stretch)
@@ -103,68 +132,33 @@ static PyObject *listed(const Heaviest *heaviest) {
     return list;
 }
 
-/* A text under way: where its chunks stand, and room for what they add to a logit. */
-typedef struct {
-    PyObject *text;
-    Py_ssize_t n_chunks, *starts, *ends;
-    double *shares;
-} Told;
-
-/* The heaviest of the stretches that models/plain.py finds by the shares: a new list of (start, end, weight). */
-static PyObject *stretches_of(const Told *told, double part) {
-    double heaviest = 0.0, weight = 0.0;
-    for (Py_ssize_t i = 0; i < told->n_chunks; i++)
-        if (told->shares[i] > heaviest) heaviest = told->shares[i];
-    Heaviest found = {.n = 0};
-    const Letters text = letters_of(told->text);
-    for (Py_ssize_t i = 0, first = -1; heaviest > 0.0 && i < told->n_chunks; i++) {
-        if (told->shares[i] < part * heaviest) continue;
-        if (first < 0) first = i, weight = 0.0;
-        weight += told->shares[i];
-        if (i + 1 < told->n_chunks && told->shares[i + 1] >= part * heaviest) continue;
-        add_stretch(&found, text, (Stretch){told->starts[first], told->ends[i], weight});
-        first = -1;
-    }
-    return listed(&found);
+static PyObject *label_of(const LabellerObject *self, const Found *found) {
+    PyObject *stretches = listed(&found->of_topic);
+    if (!stretches) return NULL;
+    if (!self->weights.stances) return Py_BuildValue("(ndNO)", found->topic, found->logit, stretches, Py_None);
+    PyObject *of_stance = listed(&found->of_stance);
+    if (!of_stance) return Py_DECREF(stretches), NULL;
+    const double *logits = found->stances;
+    return Py_BuildValue("(ndN(i(ddd)N))", found->topic, found->logit, stretches, found->stance, logits[0], logits[1],
+                         logits[2], of_stance);
 }
 
-static PyObject *stance_of(LabellerObject *self, Sums *sums, const Told *told, Py_ssize_t topic) {
-    if (!self->weights.stances) return Py_NewRef(Py_None);
-    double logits[N_STANCES];
-    const int best = share_stance(sums, &self->weights, topic, logits, told->shares);
-    PyObject *stretches = stretches_of(told, self->part);
-    return stretches ? Py_BuildValue("(i(ddd)N)", best, logits[0], logits[1], logits[2], stretches) : NULL;
-}
-
-static PyObject *label_of(LabellerObject *self, Sums *sums, const Told *told, Py_ssize_t topic, double logit) {
-    share_topic(sums, &self->weights, topic, told->shares);
-    PyObject *stretches = stretches_of(told, self->part);
-    PyObject *stance = stretches ? stance_of(self, sums, told, topic) : NULL;
-    if (stance) return Py_BuildValue("(ndNN)", topic, logit, stretches, stance);
-    Py_XDECREF(stretches);
-    return NULL;
-}
-
-/* The labels of a text that is at hand. */
-static PyObject *labels_of(LabellerObject *self, Sums *sums, PyObject *text, const double *logits,
-                           const double *floors) {
-    const size_t room = (size_t)sums->n_chunks + 1;
-    Told told = {text, sums->n_chunks, NULL, NULL, PyMem_Malloc(room * (sizeof(double) + 2 * sizeof(Py_ssize_t)))};
-    PyObject *found = told.shares ? PyList_New(0) : PyErr_NoMemory();
-    for (Py_ssize_t topic = 0; found && topic < self->weights.topics.width; topic++) {
-        if (!(logits[topic] >= floors[topic])) continue;
-        if (!told.starts) {
-            told.starts = (Py_ssize_t *)(told.shares + room);
-            told.ends = told.starts + room;
-            for (Py_ssize_t i = 0, start = 0, end; next_chunk(letters_of(text), &start, &end); i++, start = end)
-                told.starts[i] = start, told.ends[i] = end;
+/* A new list of the labels of each of `n` texts. */
+static PyObject *labels_of(const LabellerObject *self, const Findings *findings, Py_ssize_t n) {
+    PyObject *all = PyList_New(n);
+    for (Py_ssize_t i = 0, next = 0; all && i < n; i++) {
+        PyObject *labels = PyList_New(0);
+        for (; labels && next < findings->n && findings->found[next].text == i; next++) {
+            PyObject *label = label_of(self, &findings->found[next]);
+            if (!label || PyList_Append(labels, label)) Py_CLEAR(labels);
+            Py_XDECREF(label);
         }
-        PyObject *label = label_of(self, sums, &told, topic, logits[topic]);
-        if (!label || PyList_Append(found, label)) Py_CLEAR(found);
-        Py_XDECREF(label);
+        if (labels)
+            PyList_SET_ITEM(all, i, labels);
+        else
+            Py_CLEAR(all);
     }
-    PyMem_Free(told.shares);
-    return found;
+    return all;
 }
 
 /* Numbers of float64 that lie side by side, in this shape; to be released. */
@@ -178,29 +172,44 @@ static int numbers_from(PyObject *object, int n_dimensions, Py_ssize_t first, Py
     return -1;
 }
 
-static PyObject *labeller_label(LabellerObject *self, PyObject *args) {
-    PyObject *text, *given, *found = NULL;
-    Py_buffer floors;
-    if (!PyArg_ParseTuple(args, "OO:label", &text, &given)) return NULL;
-    if (numbers_from(given, 1, self->weights.topics.width, 1, &floors)) return NULL;
-    PyObject *lower = lowered(text);
+/* The labels of the texts, a tuple that nobody changes. */
+static PyObject *label_all(LabellerObject *self, PyObject *texts, const double *floors) {
+    const Py_ssize_t n = PyTuple_GET_SIZE(texts);
+    PyObject *lower = all_lowered(texts), *labels = NULL;
     Sums *sums = lower ? take_sums(self) : NULL;
     if (sums) {
-        double logits[MOST_TOPICS];
-        found = sum_text(sums, &self->weights, letters_of(lower), logits)
-                    ? PyErr_NoMemory()
-                    : labels_of(self, sums, text, logits, floors.buf);
+        Findings findings = {0};
+        int failed = 0;
+        /* One text is done before another thread could take over. */
+        PyThreadState *state = n > 1 ? PyEval_SaveThread() : NULL;
+        for (Py_ssize_t i = 0; !failed && i < n; i++)
+            failed = find_labels(self, sums, i, letters_of(PyTuple_GET_ITEM(texts, i)),
+                                 letters_of(PyList_GET_ITEM(lower, i)), floors, &findings);
+        if (state) PyEval_RestoreThread(state);
+        labels = failed ? PyErr_NoMemory() : labels_of(self, &findings, n);
+        PyMem_RawFree(findings.found);
         give_sums_back(self, sums);
     }
     Py_XDECREF(lower);
+    return labels;
+}
+
+static PyObject *labeller_label(LabellerObject *self, PyObject *args) {
+    PyObject *given, *given_floors;
+    Py_buffer floors;
+    if (!PyArg_ParseTuple(args, "OO:label", &given, &given_floors)) return NULL;
+    if (numbers_from(given_floors, 1, self->weights.topics.width, 1, &floors)) return NULL;
+    PyObject *texts = PySequence_Tuple(given);
+    PyObject *labels = texts ? label_all(self, texts, floors.buf) : NULL;
+    Py_XDECREF(texts);
     PyBuffer_Release(&floors);
-    return found;
+    return labels;
 }
 
 static PyMethodDef labeller_methods[] = {
     {"logits", (PyCFunction)labeller_logits, METH_O, "logits(texts) -> float64 of shape (n_texts, n_topics)"},
     {"label", (PyCFunction)labeller_label, METH_VARARGS,
-     "label(text, floors) -> list of (topic, logit, stretches, (stance, logits, stretches) or None)"},
+     "label(texts, floors) -> for each text a list of (topic, logit, stretches, (stance, logits, stretches) or None)"},
     {NULL, NULL, 0, NULL},
 };
 
