@@ -249,14 +249,14 @@ def load_bundle(directory: str | Path) -> Bundle:
             arrays.get("stance_bias"),
         )
         pairs = _pair_model(taxonomy, files) if CROSS_ENCODER in files else None
-        scorer = Scorer(taxonomy, manifest.rules, model, pairs)
+        scorer, card = Scorer(taxonomy, manifest.rules, model, pairs), files[CARD].decode()
     except StanceryError:
         raise
     except ImportError as error:
         raise BundleError(f"{path}: needs more packages: pip install 'stancery[encoder]' ({error})") from error
     except Exception as error:
         raise BundleError(f"{path}: its files do not fit together: {error}") from error
-    return Bundle(path, manifest, scorer, files[CARD].decode())
+    return Bundle(path, manifest, scorer, card)
 
 
 def _beside_encoder(ngrams: NgramFeatures, files: Mapping[str, bytes]) -> EncoderFeatures:
@@ -283,7 +283,9 @@ def read_card(directory: str | Path) -> str:
         If it or the manifest is missing or damaged.
     """
     path = Path(directory)
-    return _verified(path, CARD, read_manifest(path).files[CARD]).decode()
+    if (digest := read_manifest(path).files.get(CARD)) is None:
+        raise BundleError(f"{path}: the manifest names no {CARD}")
+    return _verified(path, CARD, digest).decode()
 
 
 def read_holdout(directory: str | Path) -> list[Example]:

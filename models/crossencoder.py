@@ -6,7 +6,8 @@ labels, which the heads cannot know. Its logits are means over the tokens, so wh
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import msgspec
@@ -95,11 +96,13 @@ class CrossEncoder:
         options.intra_op_num_threads = 1
         # Its warnings are about the machine it runs on.
         options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-        self._tokenizer = open_tokenizer(tokenizer, spec.max_length)
-        self._wordings = [wording(topic) for topic in taxonomy.topics]
+        session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        wordings = [wording(topic) for topic in taxonomy.topics]
         self.zero_shot = np.array([name in spec.zero_shot for name in taxonomy.ids], dtype=bool)
-        self.read = lru_cache(maxsize=_REMEMBERED)(self._read)
+        # No method: cached by the object that it belongs to, it would keep a bundle that another took over from.
+        self.read: Callable[[str, int], Reading] = lru_cache(maxsize=_REMEMBERED)(
+            partial(_read, session, open_tokenizer(tokenizer, spec.max_length), wordings)
+        )
 
     def in_reach(self, scores: FloatArray) -> NDArray[np.bool_]:
         """Tell which topics the pair model is asked for, given the heads' scores of shape (n_topics,)."""
@@ -136,14 +139,17 @@ class CrossEncoder:
     def _stance_blend(self, topic: int) -> Blend:
         return self.spec.alone_stance if self.zero_shot[topic] else self.spec.stance
 
-    def _read(self, text: str, topic: int) -> Reading:
-        encoding = self._tokenizer.encode(self._wordings[topic], text)
-        inputs = {"ids": [encoding.ids], "segments": [encoding.type_ids]}
-        arrays = {name: np.array(rows, dtype=np.int64) for name, rows in inputs.items()}
-        tokens: NDArray[Any] = self._session.run(None, arrays)[0][0].astype(np.float64)
-        own = np.array([sequence == 1 for sequence in encoding.sequence_ids], dtype=bool)
-        spans = [span for span, is_own in zip(encoding.offsets, own, strict=True) if is_own]
-        return Reading(tokens.sum(axis=0), spans, tokens[own], tokens[~own].sum(axis=0))
+
+def _read(
+    session: onnxruntime.InferenceSession, tokenizer: Tokenizer, wordings: Sequence[str], text: str, topic: int
+) -> Reading:
+    encoding = tokenizer.encode(wordings[topic], text)
+    inputs = {"ids": [encoding.ids], "segments": [encoding.type_ids]}
+    arrays = {name: np.array(rows, dtype=np.int64) for name, rows in inputs.items()}
+    tokens: NDArray[Any] = session.run(None, arrays)[0][0].astype(np.float64)
+    own = np.array([sequence == 1 for sequence in encoding.sequence_ids], dtype=bool)
+    spans = [span for span, is_own in zip(encoding.offsets, own, strict=True) if is_own]
+    return Reading(tokens.sum(axis=0), spans, tokens[own], tokens[~own].sum(axis=0))
 
 
 def presence(logits: FloatArray) -> float:

@@ -10,7 +10,7 @@ off as it can of an n-gram. With the pooling ``cls`` there is no such sum, and a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -66,27 +66,31 @@ class Encoder:
         options.intra_op_num_threads = threads
         # Its warnings are about the machine it runs on.
         options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-        self._tokenizer = Tokenizer.from_buffer(tokenizer)
-        self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(spec.max_length)
-        self.parts: Callable[[str], _Parts] = lru_cache(maxsize=_REMEMBERED)(self._parts)
+        session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        opened = Tokenizer.from_buffer(tokenizer)
+        opened.no_padding()
+        opened.enable_truncation(spec.max_length)
+        # No method: cached by the object that it belongs to, it would keep a bundle that another took over from.
+        self.parts: Callable[[str], _Parts] = lru_cache(maxsize=_REMEMBERED)(
+            partial(_parts, session, opened, spec.pooling)
+        )
 
     def embed(self, text: str) -> NDArray[np.float64]:
         """Return the embedding of a text, shape (d,), of norm 1; what lies beyond ``max_length`` tokens is not seen."""
         parts = self.parts(text)
         return np.asarray(parts.tokens.sum(axis=0) + parts.rest)
 
-    def _parts(self, text: str) -> _Parts:
-        encoding = self._tokenizer.encode(text)
-        (states,) = self._session.run(None, {_INPUT: np.array([encoding.ids], dtype=np.int64)})
-        states = states[0].astype(np.float64)
-        if self.spec.pooling == "cls":
-            return _Parts([], np.empty((0, states.shape[1])), states[0] / np.linalg.norm(states[0]))
-        states /= np.linalg.norm(states.sum(axis=0))
-        special = np.array(encoding.special_tokens_mask, dtype=bool)
-        spans = [span for span, is_special in zip(encoding.offsets, special, strict=True) if not is_special]
-        return _Parts(spans, states[~special], states[special].sum(axis=0))
+
+def _parts(session: onnxruntime.InferenceSession, tokenizer: Tokenizer, pooling: str, text: str) -> _Parts:
+    encoding = tokenizer.encode(text)
+    (states,) = session.run(None, {_INPUT: np.array([encoding.ids], dtype=np.int64)})
+    states = states[0].astype(np.float64)
+    if pooling == "cls":
+        return _Parts([], np.empty((0, states.shape[1])), states[0] / np.linalg.norm(states[0]))
+    states /= np.linalg.norm(states.sum(axis=0))
+    special = np.array(encoding.special_tokens_mask, dtype=bool)
+    spans = [span for span, is_special in zip(encoding.offsets, special, strict=True) if not is_special]
+    return _Parts(spans, states[~special], states[special].sum(axis=0))
 
 
 class EncoderRow:

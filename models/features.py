@@ -49,8 +49,8 @@ class Shares(NamedTuple):
 class Row(Protocol):
     """The features of one paragraph.
 
-    Matrix are float32 of shape (n_features, width); where there are several their sum is meant. A direction has
-    `width` numbers and says what of the product is asked for.
+    Matrices are float32 of shape (n_features, width). A direction has `width` numbers and says what of the product is
+    asked for.
     """
 
     @property

@@ -225,9 +225,11 @@ class Labeller:
 
     def label(self, texts: Sequence[str], floors: FloatArray) -> list[list[Label]]:
         """Label each text with the topics whose logit is at least the topic's floor, which has shape (n_topics,)."""
-        return [self._label(text, logits, floors) for text, logits in zip(texts, self.logits(texts), strict=True)]
+        return [self._label(text, floors) for text in texts]
 
-    def _label(self, text: str, logits: FloatArray, floors: FloatArray) -> list[Label]:
+    def _label(self, text: str, floors: FloatArray) -> list[Label]:
+        # Of one text at once: an encoder remembers few.
+        (logits,) = self.logits((text,))
         wanted = np.flatnonzero(logits >= floors).tolist()
         if not wanted:
             return []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from http import HTTPStatus
 
 from fastapi import Request
@@ -29,6 +30,12 @@ def late(seconds: float) -> Problem:
     return Problem(HTTPStatus.REQUEST_TIMEOUT, detail, headers={"Connection": "close"})
 
 
+def declared_length(headers: Mapping[str, str]) -> int | None:
+    """Return what Content-Length says, None where it says no number, or one of more digits than any that is true."""
+    length = headers.get("content-length", "")
+    return int(length) if length.isascii() and length.isdigit() and len(length) < 19 else None
+
+
 async def read_body(request: Request, limit: int, seconds: float) -> bytes:
     """Return the body.
 
@@ -51,9 +58,9 @@ async def read_body(request: Request, limit: int, seconds: float) -> bytes:
 async def _read(request: Request, limit: int) -> bytes:
     if request.headers.get("content-encoding", "identity") != "identity":
         raise Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "content-encoding: only identity is allowed")
-    declared = request.headers.get("content-length", "")
-    over = declared.isdigit() and int(declared) > limit
-    if over and int(declared) > _DRAINED * limit:
+    declared = declared_length(request.headers) or 0
+    over = declared > limit
+    if declared > _DRAINED * limit:
         raise too_long(limit)
     parts: list[bytes] = []
     size = 0

@@ -12,6 +12,7 @@ from http import HTTPStatus
 from typing import NamedTuple
 
 from models.bundle import Bundle
+from service.body import declared_length
 from service.classify import answer, decode
 from service.context import Service
 from service.observe import Entry, RequestLog, log
@@ -48,11 +49,10 @@ class Express:
 
     def takes(self, headers: Mapping[str, str]) -> bool:
         """Tell whether a POST to ``PATH`` with these headers may be answered here."""
-        length = headers.get("content-length", "")
+        length = declared_length(headers)
         return (
-            length.isascii()
-            and length.isdigit()
-            and int(length) <= self._longest
+            length is not None
+            and length <= self._longest
             and not _HINDRANCES & headers.keys()
             and self._service.serving.active.scorer.is_quick
         )
@@ -65,11 +65,15 @@ class Express:
         self._service.keys.admit("classify", "POST", headers, entry.fields)
         request = decode(body, headers.get("content-type", ""))
         # Of topics that are named, and of every word, there is far more to answer than there was to read.
-        if request.topics or request.explain:
+        if request.topics or request.explain or (request.text is not None and self._is_long(request.text)):
             return None
         bundle = self._service.serving.in_memory(request.model)
         # The version that is named, or has taken over since, may have an encoder.
         return None if bundle is None or not bundle.scorer.is_quick else Asked(bundle, request)
+
+    def _is_long(self, article: str) -> bool:
+        """Tell whether to part an article may take long: it has more line ends than there may be paragraphs."""
+        return article.count("\n") + article.count("\r") > self._service.settings.max_paragraphs
 
     def answer(self, entry: Entry, asked: Asked, default: RawHeaders) -> bytes:
         """Label what was asked for, and return the answer from its first byte to its last."""
@@ -87,9 +91,11 @@ class Express:
         if (response := answer_to(error)) is None:
             log.error("an error of ours", exc_info=error)
             response = unexpected()
-        body = bytes(response.body)
+        body, own = bytes(response.body), response.raw_headers
         self._requests.end(entry, "POST", PATH, response.status_code, len(body), is_whole=True)
-        return _bytes(response.status_code, entry, (*default, *response.raw_headers), body)
+        given = {name for name, _ in own}
+        headers = (*(header for header in default if header[0] not in given), *own)
+        return _bytes(response.status_code, entry, headers, body)
 
     def broken_off(self, entry: Entry) -> None:
         """Log a request whose client is gone."""

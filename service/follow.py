@@ -88,7 +88,10 @@ class Follower:
             log.error("swap", extra={"fields": {"model": wanted.version, "reason": str(error)}})
             self.health.swap = f"{wanted.version} could not take over: {error}"
             return
-        self.serving.take_over(bundle)
+        async with self.serving.changing:
+            # Another may have been made active while this one was loaded.
+            if await self.database.read(versions.wanted) == wanted:
+                self.serving.take_over(bundle)
 
 
 def _state(connection: Connection) -> tuple[versions.Wanted | None, list[keys.Key]]:

@@ -163,9 +163,10 @@ class RequestLog:
         self._lines.append(_line("info", "request", datetime.now(UTC), fields) + "\n")
 
     def _write(self) -> None:
-        sys.stdout.write("".join(self._lines))
+        # Lines that cannot be written are lost, not kept for ever.
+        lines, self._lines = self._lines, []
+        sys.stdout.write("".join(lines))
         sys.stdout.flush()
-        self._lines.clear()
 
 
 class Logged:

@@ -74,7 +74,9 @@ def undecodable(error: Exception, allowed: tuple[str, ...]) -> Problem:
     match = _AT.fullmatch(str(error))
     assert match is not None
     message, path = match["message"], (match["path"] or "$").removeprefix("$").removeprefix(".")
-    if unknown := _UNKNOWN.fullmatch(message):
+    if message.startswith("Invalid enum value"):
+        message = "not one of the allowed values"
+    elif unknown := _UNKNOWN.fullmatch(message):
         # The name of an unknown field is input too: it is given back only where it looks like a name.
         name = unknown[1] if _NAME.fullmatch(unknown[1]) else "(unnamed)"
         path = f"{path}.{name}" if path else name

@@ -12,6 +12,8 @@ from service.express import PATH, STATE, Asked, Express
 from service.observe import Entry
 
 HEAD_SECONDS = 10.0
+# Bytes; twice what may come at once, of which the first part may be the end of another request's body.
+_LONGEST_HEAD = 524_288
 _PATH = PATH.encode()
 
 
@@ -41,12 +43,13 @@ class _Lane:
 class Protocol(HttpToolsProtocol):
     """A connection.
 
-    It is closed where the head of a request does not come in time; uvicorn would wait for ever. What the express lane
-    can answer is not made a request of ASGI.
+    It is closed where the head of a request does not come in time or does not end, and where nothing comes to its end
+    any more; uvicorn would wait for ever. What the express lane can answer is not made a request of ASGI.
     """
 
     _deadline: asyncio.TimerHandle | None = None
     _is_in_head = False
+    _head_bytes = 0
     _lane: _Lane | None = None
     _idle: asyncio.TimerHandle | None = None
     _last = 0.0
@@ -60,9 +63,15 @@ class Protocol(HttpToolsProtocol):
         super().data_received(data)
         # Most heads and bodies come whole, and need no timer.
         if self._is_in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > _LONGEST_HEAD:
+                self.transport.close()
             self._expect(HEAD_SECONDS)
         elif self._lane is not None and self._lane.more_body:
             self._expect(self._lane.express.body_seconds)
+        elif self.cycle is not None and self.cycle.response_complete:
+            # More of a body that was answered already, or nothing but line ends.
+            self._wait()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -70,6 +79,7 @@ class Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._is_in_head = False
+        self._head_bytes = 0
         self._came()
         self._lane = self._express()
         if self._lane is None:
@@ -165,6 +175,13 @@ class Protocol(HttpToolsProtocol):
         self.server_state.total_requests += 1
         self.flow.resume_reading()
         self._last = self.loop.time()
+        self._wait()
+
+    def on_response_complete(self) -> None:
+        self._last = self.loop.time()
+        super().on_response_complete()
+
+    def _wait(self) -> None:
         if self._idle is None:
             self._idle = self.loop.call_later(self.timeout_keep_alive, self._is_idle)
 

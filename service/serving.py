@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import threading
@@ -43,14 +44,18 @@ class Serving:
     ----------
     active : Bundle
         Whoever answers a request takes it once, so that one answer is one version's.
+    changing : asyncio.Lock
+        Whoever changes it holds this from before the store is read or written until afterwards.
     """
 
     def __init__(self, active: Bundle, settings: Settings, metrics: Metrics) -> None:
         self.active = active
+        self.changing = asyncio.Lock()
         self._settings = settings
         self._metrics = metrics
+        # The one that was named longest ago comes first.
         self._named: dict[str, Bundle] = {}
-        self._loading = threading.Lock()
+        self._loading, self._lock = threading.Lock(), threading.Lock()
         self._show()
 
     @property
@@ -60,7 +65,12 @@ class Serving:
     def in_memory(self, version: str | None) -> Bundle | None:
         """Return the active bundle, or the one of that version if a request named it lately."""
         active = self.active
-        return active if version in (None, active.manifest.version) else self._named.get(version or "")
+        if version is None or version == active.manifest.version:
+            return active
+        with self._lock:
+            if (bundle := self._named.pop(version, None)) is not None:
+                self._named[version] = bundle
+            return bundle
 
     def load(self, version: str, path: Path) -> Bundle:
         """Load a bundle that a request names; the last few stay in memory.
@@ -70,17 +80,19 @@ class Serving:
         BundleError
         """
         with self._loading:
-            if (bundle := self._named.pop(version, None)) is None:
+            if (bundle := self.in_memory(version)) is None:
                 bundle = verified(path, version, exact=self._settings.exact)
-            self._named[version] = bundle
-            while len(self._named) > _NAMED:
-                self._named.pop(next(iter(self._named)))
+                with self._lock:
+                    self._named[version] = bundle
+                    while len(self._named) > _NAMED:
+                        self._named.pop(next(iter(self._named)))
             return bundle
 
     def take_over(self, bundle: Bundle) -> None:
         """Make a verified bundle the one that scores."""
         self.active = bundle
-        self._named.pop(bundle.manifest.version, None)
+        with self._lock:
+            self._named.pop(bundle.manifest.version, None)
         self._show()
         log.info("active", extra={"fields": {"model": bundle.manifest.version}})
 

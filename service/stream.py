@@ -183,16 +183,20 @@ class StreamResponse(Response):
 
 async def _batches(receive: Receive, limit: int, size: int) -> AsyncIterator[list[Line]]:
     """Yield the body's lines that are not blank, as they come in, at most `size` at once."""
-    number, pending, skipping, more = 0, b"", False, True
+    number, pending, skipping, more = 0, bytearray(), False, True
     while more:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ConnectionResetError
         more = message.get("more_body", False)
-        pieces = (pending + message.get("body", b"")).split(b"\n")
-        pending = pieces.pop()
+        # What is pending has no line end, and is not looked through again.
+        *pieces, rest = message.get("body", b"").split(b"\n")
+        if pieces:
+            pieces[0] = bytes(pending) + pieces[0]
+            pending.clear()
+        pending += rest
         if not more and (pending or skipping):
-            pieces.append(pending)
+            pieces.append(bytes(pending))
         batch = []
         for piece in pieces:
             number += 1
@@ -208,4 +212,5 @@ async def _batches(receive: Receive, limit: int, size: int) -> AsyncIterator[lis
             yield batch
         if len(pending) > limit:
             # The rest of a line that is too long is thrown away as it comes.
-            pending, skipping = b"", True
+            pending.clear()
+            skipping = True

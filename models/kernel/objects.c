@@ -14,7 +14,12 @@ int matrix_from(PyObject *object, Py_ssize_t size, Py_buffer *view, Matrix *matr
 }
 
 PyObject *lowered(PyObject *text) {
-    if (PyUnicode_Check(text)) return PyObject_CallMethod(text, "lower", NULL);
+    if (PyUnicode_Check(text)) {
+        PyObject *lower = PyObject_CallMethod(text, "lower", NULL);
+        /* Of a kind of text that is not Python's own it may be anything. */
+        if (!lower || PyUnicode_Check(lower)) return lower;
+        Py_DECREF(lower);
+    }
     PyErr_Format(PyExc_TypeError, "a text is needed, not %.80s", Py_TYPE(text)->tp_name);
     return NULL;
 }

@@ -24,11 +24,14 @@ async def post_classify(request: Request) -> Response:
     Send JSON, or an article as `text/plain`.
     """
     service = service_of(request)
+    check_query(request, ())
     body = await read_body(request, service.settings.max_body_bytes, service.settings.body_seconds)
     content_type = request.headers.get("content-type", "")
     async with service.turns:
         asked = await run_sync(decode, body, content_type, limiter=service.threads)
-        bundle = await service.bundle(asked.model)
+    # A version that must be loaded first keeps nobody from being scored meanwhile.
+    bundle = await service.bundle(asked.model)
+    async with service.turns:
         encoded, count = await run_sync(answer, service, bundle, asked, limiter=service.threads)
     request.scope["stancery"].update(paragraphs=count, model=bundle.manifest.version)
     return Response(encoded, media_type="application/json")

@@ -72,9 +72,10 @@ async def post_activate(request: Request, version: str) -> Response:
         versions.activate(connection, version, actor)
         return versions.find(connection, version)
 
-    activated = await service.database.write(work)
-    service.health.swap = None
-    service.serving.take_over(bundle)
+    async with service.serving.changing:
+        activated = await service.database.write(work)
+        service.health.swap = None
+        service.serving.take_over(bundle)
     return json_answer(_summary(activated))
 
 

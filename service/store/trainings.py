@@ -6,7 +6,7 @@ import secrets
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import ColumnElement, Connection, false, insert, select, update
 
 from models.errors import StanceryError
 from service.store.schema import now, trainings
@@ -63,6 +63,11 @@ def create(connection: Connection, family: str, seed: int, actor: str) -> Traini
     return find(connection, id)
 
 
+def _has(id: str) -> ColumnElement[bool]:
+    # PostgreSQL cannot be asked for a NUL.
+    return false() if "\0" in id else trainings.c.id == id
+
+
 def find(connection: Connection, id: str) -> Training:
     """Return one training in full.
 
@@ -70,7 +75,7 @@ def find(connection: Connection, id: str) -> Training:
     ------
     UnknownTraining
     """
-    row = connection.execute(select(trainings).where(trainings.c.id == id)).mappings().first()
+    row = connection.execute(select(trainings).where(_has(id))).mappings().first()
     if row is None:
         raise UnknownTraining(f"{id[:40]}: no such training here")
     return _training(row)
@@ -78,7 +83,7 @@ def find(connection: Connection, id: str) -> Training:
 
 def state_of(connection: Connection, id: str) -> Training:
     """Return one training without its audit and gate, which may be long."""
-    row = connection.execute(select(*_COLUMNS).where(trainings.c.id == id)).mappings().first()
+    row = connection.execute(select(*_COLUMNS).where(_has(id))).mappings().first()
     if row is None:
         raise UnknownTraining(f"{id[:40]}: no such training here")
     return _training(row)
@@ -160,7 +165,7 @@ def cancel(connection: Connection, id: str, actor: str) -> Training:
     ------
     UnknownTraining
     """
-    row = trainings.c.id == id
+    row = _has(id)
     reason = f"cancelled by {actor}"
     waiting = update(trainings).where(row, trainings.c.state == "queued")
     connection.execute(waiting.values(state="cancelled", ended=now(), cancelled_by=actor, reason=reason))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
-from sqlalchemy import Connection, RowMapping, func, insert, select, update
+from sqlalchemy import Connection, RowMapping, false, func, insert, select, update
 
 from models.bundle import Manifest
 from models.errors import StanceryError
@@ -91,7 +91,9 @@ def find(connection: Connection, version: str) -> Version:
     ------
     UnknownVersion
     """
-    row = connection.execute(select(model_versions).where(model_versions.c.version == version)).mappings().first()
+    # PostgreSQL cannot be asked for a NUL.
+    same = false() if "\0" in version else model_versions.c.version == version
+    row = connection.execute(select(model_versions).where(same)).mappings().first()
     if row is None:
         raise UnknownVersion(f"{version}: no such version here")
     return _version(row)

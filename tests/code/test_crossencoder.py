@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +87,18 @@ def test_what_the_words_add_makes_up_the_score(bundle: Bundle) -> None:
             heads = bundle.scorer.model.stance_logits(row, index)
             assert bundle.scorer.pairs is not None
             assert stance == pytest.approx(bundle.scorer.pairs.stance_logits(text, index, heads).max(), abs=1e-6)
+
+
+def test_a_pair_model_that_nobody_needs_is_let_go_of_at_once(bundle: Bundle) -> None:
+    gc.disable()
+    try:
+        found = load_bundle(bundle.path)
+        found.scorer.classify(TEXT)
+        left = weakref.ref(found.scorer.pairs)
+        del found
+        assert left() is None
+    finally:
+        gc.enable()
 
 
 def test_only_topics_in_reach_are_read_unless_all_are_asked_for(bundle: Bundle) -> None:

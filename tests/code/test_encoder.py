@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import subprocess
 import sys
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -55,6 +57,28 @@ def test_what_the_tokens_add_makes_up_the_score(bundle: Bundle) -> None:
             assert topic.bias is not None
             logit = topic.bias + sum(span.weight for span in topic.evidence)
             assert 1 / (1 + np.exp(-logit)) == pytest.approx(topic.score, abs=1e-9)
+
+
+def test_a_text_is_embedded_once_however_many_come_together(bundle: Bundle) -> None:
+    encoder = bundle.scorer.model.features.encoder
+    assert encoder is not None
+    before = encoder.parts.cache_info().misses  # type: ignore[attr-defined]  # a cached function
+    texts = [f"{number} {TEXT}" for number in range(40)]
+    results = bundle.scorer.classify_all(texts, ids=texts)
+    assert all(result.topics for result in results)
+    assert encoder.parts.cache_info().misses == before + 40  # type: ignore[attr-defined]  # a cached function
+
+
+def test_an_encoder_that_nobody_needs_is_let_go_of_at_once(bundle: Bundle) -> None:
+    gc.disable()
+    try:
+        found = load_bundle(bundle.path)
+        found.scorer.classify(TEXT)
+        left = weakref.ref(found.scorer.model.features.encoder)
+        del found
+        assert left() is None
+    finally:
+        gc.enable()
 
 
 def test_a_score_does_not_hang_on_the_company(bundle: Bundle) -> None:

@@ -79,6 +79,11 @@ def test_bad_bodies(server: Server, body: bytes, status: int, field: str) -> Non
     assert server.request("/healthz").status == 200
 
 
+def test_options_in_the_address_are_refused_and_not_passed_over(server: Server) -> None:
+    answer = server.request("/v1/classify?explain=true", b'{"text": "Rain."}', {"Content-Type": "application/json"})
+    check(answer, 422, "query", "none")
+
+
 def test_every_paragraph_at_fault_is_named(server: Server) -> None:
     answer = server.post("/v1/classify", {"paragraphs": ["", "fine", "x" * 20_001, {"text": "ok", "id": "i" * 300}]})
     fields = [fault["field"] for fault in answer.json["errors"]]

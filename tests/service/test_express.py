@@ -61,7 +61,10 @@ class Connection:
         return int(status.split()[1]), headers, body
 
     def is_closed(self) -> bool:
-        return self._socket.recv(1) == b""
+        try:
+            return self._socket.recv(1) == b""
+        except ConnectionResetError:
+            return True
 
     def _more(self) -> None:
         data = self._socket.recv(65536)
@@ -191,6 +194,56 @@ def test_a_body_that_does_not_come_is_given_up(quick: Server) -> None:
         status, headers, body = connection.answer()
         assert status == 408 and headers["connection"] == "close" and b"not here after 1 seconds" in body
         assert connection.is_closed()
+
+
+def test_a_connection_on_which_nothing_comes_to_its_end_is_closed(quick: Server) -> None:
+    whole = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    refused = (
+        b"POST /v1/annotations HTTP/1.1\r\nHost: localhost\r\nOrigin: http://evil.org\r\nContent-Length: 99\r\n\r\n"
+    )
+    for asked, more in (whole, b"\r\n"), (refused, b"{"):
+        with Connection(quick.port) as connection:
+            connection.send(asked)
+            assert connection.answer()[0] in (200, 403)
+            connection.send(more)
+            assert connection.is_closed()
+
+
+def test_a_head_without_an_end_is_given_up(quick: Server) -> None:
+    with Connection(quick.port) as connection:
+        connection.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n")
+        began, sent = time.monotonic(), 0
+        with pytest.raises(ConnectionError):
+            while time.monotonic() < began + 9:
+                connection.send(b"X-Many: " + b"x" * 65_000 + b"\r\n")
+                sent += 65_010
+                # Slow enough to be read piece by piece.
+                time.sleep(0.01)
+        assert 262_144 < sent < 4_000_000
+    assert len(quick.classify(TEXT.format(1))) == 1
+
+
+def test_an_article_of_many_lines_does_not_hold_the_lane(quick: Server) -> None:
+    body = b"a\n\n" * 21_000
+    for write in (express, road):
+        with Connection(quick.port) as connection:
+            connection.send(write(body, "text/plain"))
+            status, _, found = connection.answer()
+            assert status == 422 and b"paragraphs" in found
+
+
+def test_a_length_of_very_many_digits_is_understood_or_refused(quick: Server) -> None:
+    with Connection(quick.port) as connection:
+        body = asked(TEXT.format(1))
+        connection.send(express(body).replace(b"Content-Length: ", b"Content-Length: " + b"0" * 5000))
+        assert connection.answer()[0] in (200, 400)
+
+
+def test_a_late_body_is_told_once_that_the_connection_closes(quick: Server) -> None:
+    with socket.create_connection(("127.0.0.1", quick.port), timeout=20) as client:
+        client.sendall(express(asked(TEXT.format(1)), JSON, "Connection: close")[:-5])
+        head = client.makefile("rb").read().partition(b"\r\n\r\n")[0]
+        assert b" 408 " in head and head.lower().count(b"connection:") == 1
 
 
 def test_clients_that_go_away_leave_the_others_their_answers_and_a_line_in_the_log(quick: Server) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import signal
@@ -14,10 +15,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from anyio import CapacityLimiter
 
 from models.bundle import Bundle, load_bundle
 from models.errors import StanceryError
-from service.serving import first_bundle
+from service.access import Keys
+from service.follow import Follower
+from service.observe import Metrics
+from service.serving import Serving, first_bundle
 from service.settings import Settings
 from service.store import versions
 from service.store.database import Database
@@ -244,3 +249,34 @@ def test_a_bundle_from_elsewhere_is_brought_home_and_outlives_its_source(two: Tw
     brought = {path.name for path in (home / "bundles").iterdir()}
     assert brought == {two.first.manifest.version, two.second.manifest.version}
     database.close()
+
+
+def test_of_the_versions_that_are_named_the_one_unasked_for_longest_goes(
+    two: Two, shared_small: Callable[..., Path]
+) -> None:
+    paths = [two.path(two.second), shared_small(seed=2), shared_small(seed=3)]
+    names = [load_bundle(path).manifest.version for path in paths]
+    serving = Serving(two.first, Settings(home=two.home), Metrics())
+    for name, path in zip(names[:2], paths, strict=False):
+        serving.load(name, path)
+    assert serving.in_memory(names[0]) is not None
+    serving.load(names[2], paths[2])
+    assert [serving.in_memory(name) is not None for name in names] == [True, False, True]
+
+
+def test_what_was_loaded_while_another_was_chosen_does_not_take_over(two: Two) -> None:
+    settings = Settings(home=two.home)
+    database = Database(None, two.home)
+    serving = Serving(first_bundle(settings, database), settings, Metrics())
+    before = serving.version
+    other = two.first if before == two.second.manifest.version else two.second
+    with database.writing() as connection:
+        versions.register(connection, other.manifest, two.path(other), two.home)
+        versions.activate(connection, other.manifest.version, "ann")
+        stale = versions.wanted(connection)
+        assert stale is not None
+        versions.activate(connection, before, "bob")
+    keys = Keys(anonymous=True, own_name=False, admin_key=None, per_minute=1.0, share=1)
+    follower = Follower(settings, database, serving, keys, CapacityLimiter(1))
+    asyncio.run(follower._follow(stale))
+    assert serving.version == before

@@ -16,7 +16,7 @@ from sqlalchemy.exc import IntegrityError
 
 from models.errors import StanceryError
 from models.examples import Example
-from service.store import corpus, keys, requests, trainings
+from service.store import corpus, keys, requests, trainings, versions
 from service.store.corpus import Incoming
 from service.store.database import Database, StoreFull, StoreUnavailable, wal_is_safe
 from service.store.migrate import newest, upgrade
@@ -196,6 +196,15 @@ def test_one_version_at_most_is_active(database: Database) -> None:
         connection.execute(update(model_versions).where(model_versions.c.version == "b").values(state="active"))
     with pytest.raises(IntegrityError), database.writing() as connection:
         connection.execute(update(model_versions).where(model_versions.c.version == "b").values(state="splendid"))
+
+
+def test_what_nobody_could_have_stored_is_unknown(database: Database) -> None:
+    with database.writing() as connection:
+        for ask in (trainings.find, trainings.state_of, lambda *each: trainings.cancel(*each, "bob")):
+            with pytest.raises(trainings.UnknownTraining):
+                ask(connection, "\0")
+        with pytest.raises(versions.UnknownVersion):
+            versions.find(connection, "\0")
 
 
 def test_one_training_runs_at_a_time_whoever_asks(connect: Callable[[], Database], database: Database) -> None:
