@@ -98,7 +98,8 @@ def peer(name: str, split: Split, arguments: argparse.Namespace) -> Row:
     answer = json.loads(done.stdout)
     topics, stances = np.array(answer["topics"]), np.array(answer["stances"])
     gold, predicted, asked = topic_labels(split.kept, ids), topics >= 0.5, stance_pairs(split.kept, ids)
-    false_row, false_topic = np.nonzero(predicted & ~gold)
+    takes_stance = np.array([bool(topic.proposition) for topic in split.taxonomy.topics])
+    false_row, false_topic = np.nonzero(predicted & ~gold & takes_stance)
     false = stances[false_row, false_topic].argmax(axis=1)
     scores = Scores(topics, gold, predicted, *asked, stances[asked.row, asked.topic], false_row, false)
     metrics = measure(scores, split.taxonomy.ids, [example.group for example in split.kept])
@@ -172,6 +173,10 @@ def main() -> None:
     if arguments.peer_python:
         names += ["fasttext", *([] if arguments.encoder is None else ["setfit"])]
     names = arguments.only or names
+    if arguments.encoder is None and {*names} & {"encoder", "crossencoder", "setfit"}:
+        parser.error("--encoder: a checkpoint is needed for what was named with --only")
+    if arguments.peer_python is None and {*names} & {"fasttext", "setfit"}:
+        parser.error("--peer-python: needed for what was named with --only")
     split = read(arguments.folder)
     print(f"{arguments.folder.name}: fitted on {len(split.fitted):,}, measured on {len(split.kept):,} paragraphs")
     whole = {name: run(name, split, arguments) for name in tqdm(names, disable=None) if name != "setfit"}

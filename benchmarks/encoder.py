@@ -119,7 +119,7 @@ def precision(checkpoint: str) -> None:
 
 
 def deletion(path: Path) -> None:
-    """Cut out evidence, and random pieces of as many words, and see how far the log-odds of the topic fall."""
+    """Cut out evidence, and random pieces as long, and see how far the log-odds of the topic fall."""
     scorer, draw = load_bundle(path).scorer, random.Random(0)
     falls: list[tuple[float, float]] = []
     for example in read_holdout(path):
@@ -128,8 +128,9 @@ def deletion(path: Path) -> None:
                 continue
             text, span = example.text, topic.evidence[0]
             words = [at for at, char in enumerate(text) if not char.isspace() and (at == 0 or text[at - 1].isspace())]
-            begin = draw.choice(words)
-            end = min(len(text), begin + span.end - span.start)
+            length = span.end - span.start
+            begin = draw.choice([at for at in words if at + length <= len(text)])
+            end = begin + length
             column = scorer.taxonomy.ids.index(topic.topic)
             cut = [text[: span.start] + text[span.end :], text[:begin] + text[end:]]
             scores = scorer.topic_scores([text, *(each if each.strip() else "-" for each in cut)])[:, column]

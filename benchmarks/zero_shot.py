@@ -61,6 +61,8 @@ def main() -> None:
     parser.add_argument("--together", metavar="N", type=int, default=1, help="topics left out of one fit (1)")
     parser.add_argument("--cache", type=Path, help="a folder to keep embeddings in, and what an interrupt leaves")
     arguments = parser.parse_args()
+    if unknown := {*arguments.topics} - {*taxonomy.ids}:
+        parser.error(f"{', '.join(unknown)}: no topic of the seeds; those are {', '.join(taxonomy.ids)}")
     examples = read_examples(SEEDS, taxonomy)
     split = splits.split([example.text for example in examples], [example.group for example in examples], 0.1)
     kept = list(compress(examples, split.held))

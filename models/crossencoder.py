@@ -70,10 +70,10 @@ def wording(topic: Topic) -> str:
 
 
 def open_tokenizer(tokenizer: bytes, max_length: int) -> Tokenizer:
-    """Open a ``tokenizer.json`` for (wording, paragraph) pairs; the paragraph is cut where both are too long."""
+    """Open a ``tokenizer.json`` for (wording, paragraph) pairs; the longer is cut where both are too long."""
     found = Tokenizer.from_buffer(tokenizer)
     found.no_padding()
-    found.enable_truncation(max_length, strategy="only_second")
+    found.enable_truncation(max_length, strategy="longest_first")
     return found
 
 

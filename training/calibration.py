@@ -20,7 +20,8 @@ ABSENCE_WRONG = 0.25
 STANCE_RIGHT = 0.5
 RULE_STATEMENTS = {
     "threshold": "half the best F1 that the topic's calibrated scores reach out of fold (Lipton, Elkan and "
-    "Narayanaswamy 2014: the threshold that maximises F1 is half the F1 it reaches)",
+    "Narayanaswamy 2014: the threshold that maximises F1 is half the F1 it reaches); 1 where that finds a topic that "
+    "most paragraphs lack in all of them",
     "uncertain_from": f"the lowest score, short of the threshold, from which at least {ABSENCE_WRONG:.0%} of the "
     "out-of-fold (paragraph, topic) pairs were on topic, by isotonic regression over all topics",
     "stance_certain_from": f"the lowest probability of the likeliest stance at which it was right at least "
@@ -122,6 +123,9 @@ def choose_rules(
     for index, topic in enumerate(topics):
         # A topic without an example has no F1 to halve; it is never present.
         threshold = best_f1(scores[:, index], labels[:, index]) / 2 if labels[:, index].any() else 1.0
+        # Where nothing tells the topic apart, half the best F1 lies below all scores: it would be present everywhere.
+        if (scores[:, index] >= threshold).all() and labels[:, index].mean() < 0.5:
+            threshold = 1.0
         rules[topic] = TopicRule(threshold, min(threshold, uncertain_from))
     certain_from = 0.0
     if len(stance):

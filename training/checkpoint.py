@@ -27,6 +27,13 @@ _REVISION = re.compile(r"[0-9a-f]{40}")
 _WANTED = ("*.json", "*.safetensors", "*.txt", "1_Pooling/*.json")
 _PICKLES = (".bin", ".ckpt", ".h5", ".joblib", ".msgpack", ".npy", ".npz", ".pickle", ".pkl", ".pt", ".pth")
 _CODE = (".dll", ".dylib", ".ipynb", ".js", ".pyc", ".py", ".pyd", ".sh", ".so")
+# Of settings; the vocabulary of a large tokenizer takes some twenty.
+_MOST_JSON = 64_000_000
+# They ask for weights from elsewhere, or for more than those of the body.
+_ASKS = {
+    "auto_map": "asks for code of its own, which is never run",
+    "transformers_weights": "names weights by itself, which are not looked for",
+}
 _PLAIN_MODULES = ("Transformer", "Pooling", "Normalize")
 _POOLINGS = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
 _LONGEST = 512
@@ -56,10 +63,9 @@ def load_encoder(name: str, *, online: bool = False, threads: int = 1) -> Encode
         architecture=config["model_type"],
         pooling=_pooling(folder),
         max_length=_max_length(folder, config),
-        dimension=int(config.get("hidden_size") or config["dim"]),
+        dimension=_dimension(config),
         digests={
-            path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in (*_weights(folder), folder / "config.json", folder / "tokenizer.json")
+            path.name: _digest(path) for path in (*_weights(folder), folder / "config.json", folder / "tokenizer.json")
         },
     )
     return Encoder(_graph(folder), (folder / "tokenizer.json").read_bytes(), spec, threads=threads)
@@ -105,23 +111,46 @@ def check(folder: Path) -> dict[str, Any]:
     config: dict[str, Any] = {}
     for path in sorted(folder.rglob("*.json")):
         try:
-            held = json.loads(path.read_text())
-        except (ValueError, OSError) as error:
-            faults.append(f"{path.name}: not JSON: {error}")
+            held = _read_json(path)
+        except (ValueError, OSError, RecursionError) as error:
+            faults.append(f"{path.name}: not JSON that can be read: {error}")
             continue
         if path == folder / "config.json" and isinstance(held, dict):
             config = held
-        if isinstance(held, dict) and "auto_map" in held:
-            faults.append(f"{path.name}: auto_map asks for code of its own, which is never run")
-    if config and config.get("model_type") not in ARCHITECTURES:
-        faults.append(f"model_type: {config.get('model_type')!r} is not one of {', '.join(ARCHITECTURES)}")
-    faults += _module_faults(folder)
+        if isinstance(held, dict):
+            faults += [f"{path.name}: {name} {reason}" for name, reason in _ASKS.items() if name in held]
+            faults += _index_faults(path, held.get("weight_map"), folder)
+    if config.get("model_type") not in ARCHITECTURES:
+        faults.append(f"config.json: model_type {config.get('model_type')!r} is not one of {', '.join(ARCHITECTURES)}")
+    faults += _settings_faults(folder, config)
     if faults:
         raise InvalidData([f"encoder: {folder.name}: {fault}" for fault in faults])
     return config
 
 
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_json(path: Path) -> Any:
+    if (size := path.stat().st_size) > _MOST_JSON:
+        raise ValueError(f"{size:,} bytes; at most {_MOST_JSON:,} are read")
+    return json.loads(path.read_text())
+
+
+def _index_faults(path: Path, weight_map: Any, folder: Path) -> Iterator[str]:
+    """Say where an index of weights leads out of the files that were checked."""
+    if weight_map is None:
+        return
+    named = {str(name) for name in (weight_map.values() if isinstance(weight_map, dict) else [weight_map])}
+    if strange := sorted(named - {each.name for each in _weights(folder)}):
+        yield f"{path.name}: names weights that are no *.safetensors of the folder: {', '.join(strange[:3])}"
+
+
 def _file_fault(path: Path) -> str | None:
+    if path.name == "adapter_config.json":
+        return f"{path.name}: an adapter changes the weights; merge it into them first"
     if path.suffix.lower() in _PICKLES:
         return f"{path.name}: may be a pickle, which can run code; safetensors are needed, and nothing beside them"
     if path.suffix.lower() in _CODE:
@@ -131,19 +160,26 @@ def _file_fault(path: Path) -> str | None:
 
 def _modules(folder: Path) -> list[dict[str, Any]]:
     path = folder / "modules.json"
-    return list(json.loads(path.read_text())) if path.is_file() else []
+    return list(_read_json(path)) if path.is_file() else []
 
 
-def _module_faults(folder: Path) -> Iterator[str]:
+def _settings_faults(folder: Path, config: dict[str, Any]) -> Iterator[str]:
     try:
-        modules = _modules(folder)
-        for module in modules:
+        for module in _modules(folder):
             kind = str(module["type"]).rpartition(".")[2]
             if kind not in _PLAIN_MODULES:
                 yield f"modules.json: {kind} is not one of {', '.join(_PLAIN_MODULES)}"
-        _pooling(folder)
-    except (ValueError, TypeError, KeyError, OSError) as error:
+    except (ValueError, TypeError, KeyError, OSError, RecursionError) as error:
         yield f"modules.json: {error}"
+    for name, read in (
+        ("1_Pooling/config.json", lambda: _pooling(folder)),
+        ("sentence_bert_config.json", lambda: _max_length(folder, config)),
+        ("config.json", lambda: _dimension(config)),
+    ):
+        try:
+            read()
+        except (ValueError, TypeError, KeyError, AttributeError, OSError, RecursionError) as error:
+            yield f"{name}: {error}"
 
 
 def _pooling(folder: Path) -> Any:
@@ -151,7 +187,7 @@ def _pooling(folder: Path) -> Any:
     path = folder / "1_Pooling" / "config.json"
     if not path.is_file():
         return "mean"
-    asked = [name for name, on in json.loads(path.read_text()).items() if name.startswith("pooling_mode_") and on]
+    asked = [name for name, on in _read_json(path).items() if name.startswith("pooling_mode_") and on]
     if len(asked) != 1 or asked[0] not in _POOLINGS:
         raise ValueError(f"pooling {', '.join(asked) or 'unknown'}; allowed is one of {', '.join(_POOLINGS)}")
     return _POOLINGS[asked[0]]
@@ -159,8 +195,19 @@ def _pooling(folder: Path) -> Any:
 
 def _max_length(folder: Path, config: dict[str, Any]) -> int:
     path = folder / "sentence_bert_config.json"
-    own = json.loads(path.read_text()).get("max_seq_length") if path.is_file() else None
-    return min(int(own or _LONGEST), int(config.get("max_position_embeddings", _LONGEST)), _LONGEST)
+    own = _read_json(path).get("max_seq_length") if path.is_file() else None
+    return min(int(own or _LONGEST), positions(config))
+
+
+def positions(config: dict[str, Any]) -> int:
+    """Return how many tokens a body of that configuration can read, at most 512."""
+    # Those of RoBERTa's kind count their positions from after that of the padding.
+    offset = 2 if config.get("model_type") in ("camembert", "mpnet", "roberta", "xlm-roberta") else 0
+    return min(int(config.get("max_position_embeddings", _LONGEST)) - offset, _LONGEST)
+
+
+def _dimension(config: dict[str, Any]) -> int:
+    return int(config.get("hidden_size") or config["dim"])
 
 
 def _weights(folder: Path) -> list[Path]:
@@ -189,8 +236,12 @@ def load_body(folder: Path) -> Any:
         ) from error
     disable_progress_bar()  # type: ignore[no-untyped-call]  # it has no types
     return AutoModel.from_pretrained(
-        folder, trust_remote_code=False, use_safetensors=True, local_files_only=True, attn_implementation="eager"
-    )
+        folder,
+        trust_remote_code=False,
+        use_safetensors=True,
+        local_files_only=True,
+        attn_implementation="eager",
+    ).float()
 
 
 def exported(module: Any, inputs: tuple[str, ...]) -> bytes:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -13,6 +15,7 @@ from scipy.optimize import minimize
 
 from models.crossencoder import ABSENT, Blend, CrossEncoder, CrossEncoderSpec, presence
 from models.encoder import EncoderSpec
+from models.errors import InvalidData
 from models.examples import examples_hash
 from models.linear import softmax
 from training import linear, splits
@@ -23,9 +26,17 @@ FloatArray = NDArray[np.float64]
 # would be one or two voices, standing for all.
 _HELD = 10
 _FEW_DOCUMENTS = 50
-# Part of a topic's paragraphs that may lie out of the heads' reach.
+# Part of the topics of all paragraphs that may lie out of the heads' reach.
 _MISSED = 0.05
 _AS_IT_IS = Blend(0.0, 1.0, [0.0])
+
+
+class Tuned(NamedTuple):
+    """A pair model, and the file that its fine-tuning could be gone on from; whoever has written the model down deletes
+    it."""
+
+    pairs: CrossEncoder
+    state: Path | None
 
 
 def fit_pairs(
@@ -39,7 +50,7 @@ def fit_pairs(
     seed: int,
     cache: Path | None,
     step: Callable[[float], None],
-) -> CrossEncoder:
+) -> Tuned:
     """Fine-tune a checkpoint on the material, and blend it with the heads.
 
     Parameters
@@ -56,20 +67,23 @@ def fit_pairs(
     tokenizer : bytes
     seed : int
     cache : path, optional
-        A folder to keep the state of the fine-tuning in until it is done, so that it can be gone on with.
+        A folder to keep the state of the fine-tuning in, so that it can be gone on with.
     step : callable
         Called now and then with the part that is done, in [0, 1].
     """
     import torch
 
-    from training.checkpoint import exported, load_body
+    from training.checkpoint import exported, load_body, positions
     from training.pairs import PairNet, Recipe, Tuning
 
-    recipe = Recipe(seed=seed)
+    if not material.labels.any():
+        raise InvalidData(["no paragraph has a topic: there is nothing that a pair model could be tuned on"])
+    body = load_body(folder)
+    recipe = Recipe(seed=seed, max_length=min(Recipe().max_length, positions(body.config.to_dict())))
     dealt = linear.Folds(splits.folds(held_with(material.groups), _HELD, seed), near)
     held, fitted = np.flatnonzero(dealt.scored[0]), np.flatnonzero(dealt.fitted[0])
     torch.manual_seed(seed)
-    net = PairNet(load_body(folder))
+    net = PairNet(body)
     examples = material.examples
     reach = _reach(choices.topic.scores, material.labels)
     possible = choices.topic.scores >= reach
@@ -82,7 +96,8 @@ def fit_pairs(
         (possible[fitted], possible[held]),
         recipe,
     )
-    asked = [recipe, encoder.digests, examples_hash(examples), material.taxonomy.hash]
+    seen = hashlib.sha256(np.packbits(possible).tobytes() + held.tobytes() + tokenizer).hexdigest()
+    asked = [recipe, encoder.digests, examples_hash(examples), material.taxonomy.hash, seen]
     state = cache / f"tuning-{hashlib.sha256(msgspec.json.encode(asked)).hexdigest()[:16]}.pt" if cache else None
     tuning.run(step, state)
     spec = CrossEncoderSpec(
@@ -101,15 +116,15 @@ def fit_pairs(
     graph = exported(net, ("ids", "segments"))
     spec = _blended(spec, graph, tokenizer, material, choices, held)
     spec = _blended_alone(spec, tuning.strangers, tuning.first_sight, material, held)
-    made = CrossEncoder(graph, tokenizer, spec, material.taxonomy)
-    if state is not None:
-        state.unlink()
-    return made
+    return Tuned(CrossEncoder(graph, tokenizer, spec, material.taxonomy), state)
 
 
 def held_with(groups: Sequence[str]) -> Sequence[str]:
-    """Return the name of what each paragraph is held out with: its document, or where there are few, itself."""
-    return groups if len(set(groups)) >= _FEW_DOCUMENTS else [str(row) for row in range(len(groups))]
+    """Return the name of what each paragraph is held out with: its document, or itself where there are few, or where
+    one of them would be more than what is held."""
+    sizes = Counter(groups).values()
+    is_varied = len(sizes) >= _FEW_DOCUMENTS and max(sizes) * _HELD <= len(groups)
+    return groups if is_varied else [str(row) for row in range(len(groups))]
 
 
 def carried(pairs: CrossEncoder, tokenizer: bytes, material: Material) -> CrossEncoder:

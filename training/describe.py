@@ -20,7 +20,7 @@ from models.taxonomy import Taxonomy
 from training import calibration, linear, report
 from training.evaluation import Scores
 from training.fitting import Choices, Material
-from training.selection import STANCE_GRID, TOPIC_GRID
+from training.selection import STANCE_GRID, TOPIC_GRID, WORDING_GRID
 
 _CANARIES = 4
 _LIBRARIES = ("joblib", "numpy", "safetensors", "scikit-learn", "scipy")
@@ -76,6 +76,7 @@ def seal(
         "topic_c": choices.topic_c,
         "stance_c": choices.stance_c,
         "chosen_from": {"topic_c": TOPIC_GRID, "stance_c": STANCE_GRID, "by": "out-of-fold log loss"},
+        **_wordings(choices, scorer),
         "min_df": linear.MIN_DF,
         "word_ngrams": WORD_NGRAMS,
         "char_ngrams": CHAR_NGRAMS,
@@ -112,7 +113,7 @@ def seal(
         files={},
         agreement=measured.audit["agreement"],
     )
-    warnings = _warnings(material)
+    warnings = _warnings(material, choices)
     drawn = report.draw(manifest, taxonomy, scorer.model, measured.scores, measured.curve)
     files[CARD] = report.model_card(manifest, taxonomy, warnings, measured.audit).encode()
     files[REPORT] = report.report_page(manifest, drawn, warnings, measured.audit).encode()
@@ -149,12 +150,24 @@ def _counts(examples: Sequence[Example], material: Material, kept: Sequence[Exam
     }
 
 
-def _warnings(material: Material) -> list[str]:
-    """Say what the examples are too few for."""
+def _wordings(choices: Choices, scorer: Scorer) -> dict[str, Any]:
+    """Say whether topics lean to their wordings, where they can: with an encoder."""
+    if scorer.model.features.encoder is None:
+        return {}
+    return {"topics_lean_to_wordings": choices.topic.is_wide, "topic_c_if_they_lean": WORDING_GRID}
+
+
+def _warnings(material: Material, choices: Choices) -> list[str]:
+    """Say what the examples are too few for, or too much alike."""
     pairs = material.pairs
     warnings = []
     for index, topic in enumerate(material.taxonomy.topics):
         count = int(material.labels[:, index].sum())
+        if count and choices.rules.topics[topic.id].threshold >= 1.0:
+            warnings.append(
+                f"{topic.id}: models that had not seen its documents could not tell it apart, so it is never present; "
+                "more paragraphs, of more documents, are needed."
+            )
         if count < 10:
             warnings.append(f"{topic.id}: {count} paragraphs to fit on; scores of this topic mean little.")
         elif topic.proposition:

@@ -171,19 +171,22 @@ def _table(
     """Check both models on the same rows, resampled alike."""
     resample = Resample([example.group for example in examples], seed)
     before, after = (_figures(scorer, examples, topics, resample) for scorer in (old, new))
-    documents = {name: len({example.group for example in examples if name in example.topics}) for name in topics}
+    documents = {
+        "topic recall": {name: len({each.group for each in examples if name in each.topics}) for name in topics},
+        "stance accuracy": {name: len({each.group for each in examples if each.topics.get(name)}) for name in topics},
+    }
 
-    def enough(topic: str | None, support: int) -> bool:
+    def enough(metric: str, topic: str | None, support: int) -> bool:
         if topic is None:
             return support >= FEW
-        return support >= FEW_OF_TOPIC and documents[topic] >= FEW_DOCUMENTS
+        return support >= FEW_OF_TOPIC and documents[metric][topic] >= FEW_DOCUMENTS
 
-    judged = Counter(metric for (metric, topic), (support, _) in before.items() if enough(topic, support))
+    judged = Counter(metric for (metric, topic), (support, _) in before.items() if enough(metric, topic, support))
     checks = []
     for (metric, topic), (support, champion) in before.items():
         _, challenger = after[metric, topic]
         interval = None
-        if enough(topic, support):
+        if enough(metric, topic, support):
             tail = 100 * (1 - LEVEL) / judged[metric]
             low, high = np.nanpercentile(challenger[1:] - champion[1:], (tail, 100 - tail))
             interval = float(low), float(high)
@@ -314,6 +317,11 @@ def _notes(
         notes.append(
             f"the champion held out {before:g} of the documents, the challenger {now:g}: the champion may have been "
             "fitted on rows held out now, and look better on them than it is"
+        )
+    if champion.bundle.scorer.pairs is not None and manifest.family == champion.bundle.manifest.family:
+        notes.append(
+            "where the pair model is the champion's, it may have been fitted on rows that are held out only now, and "
+            "both look better on them than they are"
         )
     present = {folded(example.text): example.topics for example in tables["held_out"]}
     changed = sum(present.get(folded(example.text), example.topics) != example.topics for example in tables["frozen"])

@@ -7,8 +7,11 @@ topic that has no labels can be scored too.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
 import msgspec
@@ -20,6 +23,8 @@ from models.crossencoder import ABSENT, open_tokenizer, wording
 from models.examples import STANCES, Example
 from models.taxonomy import Taxonomy
 
+# The class of a pair whose topic is present and whose stance nobody told.
+PRESENT = ABSENT + 1
 _BATCH = 32
 _WARM = 0.1
 
@@ -45,7 +50,8 @@ class Recipe(msgspec.Struct, frozen=True):
 
 
 class Pair(NamedTuple):
-    """Places of a topic in the taxonomy, a paragraph among the examples, and a class: a stance's, or ``ABSENT``."""
+    """Places of a topic in the taxonomy, a paragraph among the examples, and a class: a stance's, ``ABSENT`` or
+    ``PRESENT``."""
 
     topic: int
     row: int
@@ -91,7 +97,7 @@ def labelled_pairs(
     recipe: Recipe,
     rng: np.random.Generator,
 ) -> list[Pair]:
-    """Return a pair for each topic with a stance, and for some that a paragraph lacks, drawn by `rng`.
+    """Return a pair for each topic of a paragraph, and for some that it lacks, drawn by `rng`.
 
     Parameters
     ----------
@@ -106,9 +112,8 @@ def labelled_pairs(
     pairs = []
     for row, example in enumerate(examples):
         pairs += [
-            Pair(position[topic], row, STANCES.index(stance))
+            Pair(position[topic], row, PRESENT if stance is None else STANCES.index(stance))
             for topic, stance in example.topics.items()
-            if stance is not None
         ]
         without = np.array([place for name, place in position.items() if name not in example.topics], dtype=np.int64)
         likely = rng.permutation(without[possible[row, without]])[: recipe.likely]
@@ -185,7 +190,9 @@ class Tuning:
             The loss on the held examples after each epoch, in nats a pair, weighted by class.
         """
         if state is not None and state.exists():
-            self._restore(state)
+            # One that was cut short or damaged is as good as none.
+            with suppress(RuntimeError, OSError, EOFError, KeyError, UnpicklingError):
+                self._restore(state)
         while len(self._losses) < self._recipe.epochs and not self._is_past_best():
             self._epoch(len(self._losses), step)
             if not self._losses:
@@ -245,8 +252,14 @@ class Tuning:
         return found.reshape(len(self._held[0]), len(self.strangers), ABSENT + 1)
 
     def _loss(self, encodings: Sequence[Any], labels: Sequence[int]) -> torch.Tensor:
+        """Return the mean over pairs, weighted by class, of what the right classes cost: any stance for ``PRESENT``."""
         target = torch.tensor(labels, device=self._device)
-        return torch.nn.functional.cross_entropy(self._logits(encodings), target, self._weights)
+        likelihood = torch.log_softmax(self._logits(encodings), dim=1)
+        likelihood = torch.cat([likelihood, likelihood[:, :ABSENT].logsumexp(1, keepdim=True)], dim=1)
+        weights = self._weights[target]
+        cost = -weights * likelihood.gather(1, target.unsqueeze(1)).squeeze(1)
+        # Held pairs may be of classes alone that no fitted pair has, which weigh nothing.
+        return cost.sum() / weights.sum().clamp(min=1e-9)
 
     def _logits(self, encodings: Sequence[Any]) -> torch.Tensor:
         inputs = (each.to(self._device) for each in _padded(encodings))
@@ -274,16 +287,17 @@ class Tuning:
             "first_sight": torch.from_numpy(self.first_sight),
         }
         state.parent.mkdir(parents=True, exist_ok=True)
-        part = state.with_suffix(".part")
+        part = state.with_suffix(f".{os.getpid()}.part")
         torch.save(held, part)
         part.replace(state)
 
     def _restore(self, state: Path) -> None:
         held = torch.load(state, map_location=self._device, weights_only=True)
+        best, losses, done, sight = (held[name] for name in ("best", "losses", "done", "first_sight"))
         self._net.load_state_dict(held["net"])
         self._optimizer.load_state_dict(held["optimizer"])
-        self._best, self._losses, self._done = held["best"], held["losses"], held["done"]
-        self.first_sight = held["first_sight"].cpu().numpy()
+        self._best, self._losses, self._done = best, losses, done
+        self.first_sight = sight.cpu().numpy()
 
 
 def _padded(encodings: Sequence[Any]) -> torch.Tensor:
@@ -306,8 +320,9 @@ def _batches(tokens: Sequence[Any], rng: np.random.Generator | None) -> Iterator
 
 
 def _class_weights(labels: Sequence[int]) -> torch.Tensor:
-    """Return a weight for each class: the inverse root of how often it occurs, their mean over the pairs 1."""
-    counts = np.bincount(labels, minlength=ABSENT + 1).astype(float)
+    """Return a weight for each class: the inverse root of how often it occurs, 0 where it does not, their mean over the
+    pairs 1."""
+    counts = np.bincount(labels, minlength=PRESENT + 1).astype(float)
     weights = np.where(counts > 0, 1 / np.sqrt(np.maximum(counts, 1)), 0.0)
     return torch.tensor(weights * counts.sum() / (weights @ counts), dtype=torch.float32)
 

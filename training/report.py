@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -55,8 +55,7 @@ def model_card(manifest: Manifest, taxonomy: Taxonomy, warnings: Sequence[str], 
         f"# {manifest.version}",
         "",
         "## Model details",
-        f"Family `{manifest.family}`, made {manifest.created}. Word 1-2-grams and character 2-5-grams, TF-IDF; a "
-        "logistic head a topic; stance heads with weights that all topics share and weights of each topic's own.",
+        f"Family `{manifest.family}`, made {manifest.created}. {' '.join(_parts(manifest))}",
         "",
         "## Intended use",
         "Labels paragraphs of news with topics and, per topic, with the stance toward its proposition. The stance is "
@@ -92,12 +91,22 @@ def model_card(manifest: Manifest, taxonomy: Taxonomy, warnings: Sequence[str], 
         *(f"- `{name}`: {statement}." for name, statement in manifest.rule_statements.items()),
         "",
         "## Caveats",
-        "A bag of n-grams reads words and short phrases, not sentences: irony, long-range negation and who says what "
-        "to whom are often beyond it. Read the evidence beside the score.",
+        "Irony, long-range negation and who says what to whom are often beyond it. Read the evidence beside the score.",
         *(f"- {warning}" for warning in warnings),
         "",
     ]
     return "\n".join(lines)
+
+
+def _parts(manifest: Manifest) -> Iterator[str]:
+    yield "Word 1-2-grams and character 2-5-grams, TF-IDF; a logistic head a topic; stance heads with weights that all"
+    yield "topics share and weights of each topic's own."
+    if encoder := manifest.settings.get("encoder"):
+        yield f"Beside the n-grams stands the embedding of a frozen sentence encoder, {encoder['source']}."
+    if pairs := manifest.settings.get("crossencoder"):
+        yield f"{pairs['source']}, fine-tuned to read a topic's wording with the paragraph, is blended with the heads."
+        if pairs["zero_shot"]:
+            yield f"By their wording alone, since nothing is labelled with them: {', '.join(pairs['zero_shot'])}."
 
 
 def heaviest_words(model: LinearModel, taxonomy: Taxonomy) -> list[tuple[str, list[tuple[str, float]]]]:

@@ -28,6 +28,7 @@ from training.progress import Progress, Teller
 
 if TYPE_CHECKING:
     from models.crossencoder import CrossEncoder
+    from training import crossencoding
     from training.embeddings import Embeddings
 
 CROSS_FAMILY = "crossencoder"
@@ -111,6 +112,12 @@ def run(
     taxonomy = read_taxonomy(taxonomy_path)
     examples = read_examples(examples_path, taxonomy)
     beaten = load_champion(champion) if champion is not None else None
+    if (
+        options.family == CROSS_FAMILY
+        and options.encoder is None
+        and (beaten is None or not beaten.bundle.scorer.pairs)
+    ):
+        raise InvalidData(["encoder: to fine-tune a pair model, name a checkpoint, or a champion that has one"])
     # Beside the fits there are splitting and features.
     steps = fitting.steps(len(taxonomy.topics), options.folds, has_encoder=options.family != FAMILY)
     teller = Teller(tell, total=2 + steps)
@@ -126,8 +133,9 @@ def run(
     material = _material(list(compress(examples, split.fitted)), taxonomy, embeddings, examples_path, teller)
 
     choices, found = _choose(material, examples, split, options, teller)
-    pairs = _pair_model(material, choices, split, options, beaten, teller) if options.family == CROSS_FAMILY else None
-    if pairs is not None:
+    pairs, state = None, None
+    if options.family == CROSS_FAMILY:
+        pairs, state = _pair_model(material, choices, split, options, beaten, teller)
         choices = choices._replace(rules=calibration.rules_with_zero_shot(choices.rules, pairs.spec.zero_shot))
     scorer, measured = _fit(material, choices, kept, found, pairs, options, teller)
     teller.phase("write", "drawing the report and writing the bundle")
@@ -142,6 +150,8 @@ def run(
         parent=beaten.bundle.manifest.version if beaten else None,
     )
     directory = _write(manifest, files, output)
+    if state is not None:
+        state.unlink(missing_ok=True)
     gate = None
     if beaten is not None:
         teller.phase("gate", f"judging against {beaten.bundle.manifest.version}")
@@ -185,19 +195,19 @@ def _pair_model(
     options: Options,
     champion: Champion | None,
     teller: Teller,
-) -> CrossEncoder:
+) -> crossencoding.Tuned:
     # Only here: the linear family is fitted without the runtime.
     from training import crossencoding
     from training.checkpoint import folder_of
 
-    held = champion.bundle.scorer.pairs if champion is not None else None
     encoder = material.features.encoder
     assert encoder is not None
     if options.encoder is None:
-        if held is None:
-            raise InvalidData(["encoder: to fine-tune a pair model, name a checkpoint, or a champion that has one"])
+        assert champion is not None and champion.bundle.scorer.pairs is not None
         teller.phase("tune", "taking the champion's pair model")
-        return crossencoding.carried(held, encoder.tokenizer, material)
+        return crossencoding.Tuned(
+            crossencoding.carried(champion.bundle.scorer.pairs, encoder.tokenizer, material), None
+        )
     folder, _ = folder_of(options.encoder, options.online)
     teller.phase("tune", f"fine-tuning {folder.name} on pairs of propositions and paragraphs")
     return crossencoding.fit_pairs(

@@ -81,5 +81,4 @@ def pairs_of(job: dict[str, Any]) -> tuple[list[str], list[int], list[int]]:
         for topic, stance in row["topics"].items()
         if stance is not None
     ]
-    texts, topics, stances = zip(*found, strict=True)
-    return list(texts), list(topics), list(stances)
+    return [text for text, _, _ in found], [topic for _, topic, _ in found], [stance for _, _, stance in found]

@@ -86,9 +86,12 @@ def test_weights_in_another_format_are_not_read(copy: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "values", "reason"),
     [
-        ("config.json", {"model_type": "llama"}, "model_type: 'llama' is not one of bert"),
+        ("config.json", {"model_type": "llama"}, "model_type 'llama' is not one of bert"),
         ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": "t.T"}}, "auto_map asks for code"),
         ("1_Pooling/config.json", {"pooling_mode_max_tokens": True}, "pooling_mode_max_tokens"),
+        ("config.json", {"transformers_weights": "other.safetensors"}, "transformers_weights names weights"),
+        ("config.json", {"hidden_size": "wide"}, "config.json: invalid literal"),
+        ("sentence_bert_config.json", {"max_seq_length": "long"}, "sentence_bert_config.json: invalid literal"),
     ],
 )
 def test_what_is_not_known_is_refused(copy: Path, name: str, values: dict[str, object], reason: str) -> None:
@@ -103,6 +106,44 @@ def test_a_module_of_its_own_is_refused(copy: Path) -> None:
     (copy / "modules.json").write_text(json.dumps([*modules, {"idx": 3, "path": "3_Dense", "type": "custom.Dense"}]))
     with pytest.raises(InvalidData, match="Dense is not one of"):
         check(copy)
+
+
+@pytest.mark.parametrize("weights", [{"a": "../elsewhere/pytorch_model.bin"}, {"a": "weights"}, "weights", [["a"]]])
+def test_an_index_leads_to_no_other_weights(copy: Path, weights: object) -> None:
+    (copy / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weights}))
+    with pytest.raises(InvalidData, match="names weights that are no"):
+        check(copy)
+    (copy / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "model.safetensors"}}))
+    assert check(copy)["model_type"] == "bert"
+
+
+def test_an_adapter_is_refused(copy: Path) -> None:
+    (copy / "adapter_config.json").write_text("{}")
+    with pytest.raises(InvalidData, match="merge it into them"):
+        check(copy)
+
+
+@pytest.mark.parametrize("held", ["[]", "{}", "3", "[" * 100_000])
+@pytest.mark.parametrize("name", ["config.json", "1_Pooling/config.json", "modules.json", "sentence_bert_config.json"])
+def test_settings_of_any_shape_are_refused_or_taken(copy: Path, name: str, held: str) -> None:
+    (copy / name).write_text(held)
+    try:
+        assert check(copy)["model_type"] == "bert"
+    except InvalidData as error:
+        assert name.rpartition("/")[2] in str(error)
+    else:
+        assert name != "config.json"
+
+
+def test_weights_of_half_precision_are_read_in_full(checkpoint: Path, copy: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    weights = {name: weight.half() for name, weight in load_file(checkpoint / "model.safetensors").items()}
+    (copy / "model.safetensors").unlink()
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    change(copy / "config.json", torch_dtype="float16", dtype="float16")
+    found = load_encoder(str(copy)).embed("Direct flights should be resumed.")
+    assert found @ load_encoder(str(checkpoint)).embed("Direct flights should be resumed.") > 0.99
 
 
 def test_damaged_settings_are_told(copy: Path) -> None:

@@ -9,11 +9,12 @@ import sys
 import weakref
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
 from models.bundle import CROSS_GRAPH, Bundle, load_bundle
-from models.crossencoder import Blend
+from models.crossencoder import Blend, presence
 from models.encoder import Encoder
 from models.errors import InvalidData
 from models.examples import read_examples
@@ -43,7 +44,7 @@ def bundle(folder: Path, checkpoint: Path) -> Bundle:
 
 
 def test_a_topic_that_nobody_labelled_is_taken_for_absent_nowhere(folder: Path) -> None:
-    from training.pairs import Recipe, labelled_pairs, labelled_topics
+    from training.pairs import PRESENT, Recipe, labelled_pairs, labelled_topics
 
     taxonomy = read_taxonomy(folder / "taxonomy.toml")
     examples = read_examples(folder / "examples.jsonl", taxonomy)
@@ -52,6 +53,9 @@ def test_a_topic_that_nobody_labelled_is_taken_for_absent_nowhere(folder: Path) 
     recipe = Recipe(absent=9, likely=9)
     pairs = labelled_pairs(examples, possible, topics, recipe, np.random.default_rng(0))
     assert "rain" in taxonomy.ids
+    bare = [msgspec.structs.replace(each, topics=dict.fromkeys(each.topics)) for each in examples]
+    told = labelled_pairs(bare, possible, topics, recipe, np.random.default_rng(0))
+    assert sum(pair.label == PRESENT for pair in told) == sum(len(each.topics) for each in examples)
     assert {taxonomy.ids[pair.topic] for pair in pairs} == {*taxonomy.ids} - {"rain"}
 
 
@@ -139,13 +143,30 @@ def test_the_same_seed_makes_the_same_weights_and_an_interrupt_changes_nothing(
         Tuning(net, encoder.tokenizer, taxonomy, *sides, Recipe(epochs=2)).run(step, state)
         return net.state_dict()
 
-    state = tmp_path / "state.pt"
+    state, damaged = tmp_path / "state.pt", tmp_path / "damaged.pt"
     with pytest.raises(Interrupt):
         tuned(state, stop_at=0.8)
-    assert state.exists()
-    whole, resumed = tuned(None), tuned(state)
-    assert all((whole[name] == resumed[name]).all() for name in whole)
+    damaged.write_bytes(state.read_bytes()[:100_000])
+    whole, resumed, anew = tuned(None), tuned(state), tuned(damaged)
+    assert all((whole[name] == resumed[name]).all() and (whole[name] == anew[name]).all() for name in whole)
     assert not (whole["head.weight"] == PairNet(load_body(checkpoint)).state_dict()["head.weight"]).all()
+
+
+def test_a_topic_that_is_labelled_without_stances_is_learnt(folder: Path, checkpoint: Path, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in (folder / "examples.jsonl").read_text().splitlines()]
+    for row in rows:
+        row["topics"] = list(row["topics"]) if "cats" in row["topics"] else row["topics"]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    # Its wording may be longer than the pair model reads.
+    wide = (folder / "taxonomy.toml").read_text().replace("Cats should vote.", "Cats should vote. " * 200)
+    (tmp_path / "wide.toml").write_text(wide)
+    options = Options("crossencoder", holdout=0.0, jobs=1, encoder=str(checkpoint))
+    run(tmp_path / "rows.jsonl", tmp_path / "wide.toml", tmp_path / "bundle", options)
+    scorer = load_bundle(tmp_path / "bundle").scorer
+    assert scorer.pairs is not None
+    cats, text = scorer.taxonomy.ids.index("cats"), "The whisker by the paw in town was on the agenda."
+    with_cats, without = (presence(scorer.pairs.read(each, cats).logits) for each in (text, TEXT))
+    assert with_cats > without
 
 
 def test_a_challenger_takes_the_champions_pair_model(bundle: Bundle, folder: Path, tmp_path: Path) -> None:
@@ -166,6 +187,8 @@ def test_few_documents_do_not_leave_one_voice_to_blend_by() -> None:
     assert held_with(many) == many
     # One document in ten of eighteen would be a party's alone.
     few = [f"d{number % 18}" for number in range(200)]
+    uneven = ["long"] * 60 + [f"d{number}" for number in range(140)]
+    assert held_with(uneven) != uneven
     held = splits.folds(held_with(few), 10, 0) == 0
     assert held.sum() == 20 and len({few[place] for place in np.flatnonzero(held)}) > 9
 

@@ -52,6 +52,22 @@ def test_another_domain_needs_no_line_of_code(small: Callable[..., Path]) -> Non
         assert [(topic.topic, topic.stance and topic.stance.label) for topic in result.topics] == [("cats", stance)]
 
 
+def test_a_topic_that_cannot_be_told_apart_is_present_nowhere(tmp_path: Path) -> None:
+    write_small(tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "examples.jsonl").read_text().splitlines()]
+    for number, row in enumerate(rows):
+        # All that is labelled with it stands in one document, and says nothing of its own.
+        row["topics"] = {"tea": "favor"} if number < 12 else {}
+        row["document_id"] = "one" if number < 12 else f"d{number}"
+        row["text"] = f"Rain fell on street {number * 7 % 120} and the bus was late again."
+    (tmp_path / "examples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path = train(tmp_path / "examples.jsonl", tmp_path / "taxonomy.toml", tmp_path / "bundle", Options(jobs=1))
+    bundle = load_bundle(path)
+    found = [bundle.scorer.classify(f"Rain fell on street {number} again.") for number in range(20)]
+    assert not any(topic.decision == "present" for result in found for topic in result.topics)
+    assert "tea: models that had not seen its documents could not tell it apart" in bundle.card
+
+
 def test_a_document_never_crosses_over() -> None:
     names = [f"doc-{number % 50}" for number in range(400)]
     held = splits.holdout(names, 0.3)
