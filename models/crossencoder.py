@@ -37,8 +37,8 @@ class CrossEncoderSpec(msgspec.Struct, frozen=True):
     """What a pair model is and how it is used.
 
     ``topic`` and ``stance`` blend its logits with the heads'. ``alone_topic`` and ``alone_stance`` are for the topics
-    of ``zero_shot``, which had no labels: they were fitted on other topics, and nobody has checked them on these.
-    A topic is in reach from the heads' score ``reach_from`` on.
+    of ``zero_shot``, which had no labels, and are present from ``alone_from`` on: that was fitted on other topics, and
+    nobody has checked it on these. A topic is in reach from the heads' score ``reach_from`` on.
     """
 
     source: str
@@ -52,6 +52,7 @@ class CrossEncoderSpec(msgspec.Struct, frozen=True):
     alone_topic: Blend
     alone_stance: Blend
     zero_shot: list[str] = []
+    alone_from: float = 0.5
 
 
 class Reading(NamedTuple):

@@ -134,9 +134,10 @@ def choose_rules(
     return Rules(rules, certain_from)
 
 
-def rules_with_zero_shot(rules: Rules, zero_shot: Sequence[str]) -> Rules:
-    """Let topics without labels be present where that is likelier than not: there is no F1 to go by."""
-    return msgspec.structs.replace(rules, topics=rules.topics | dict.fromkeys(zero_shot, TopicRule(0.5, 0.5)))
+def rules_with_zero_shot(rules: Rules, zero_shot: Sequence[str], threshold: float) -> Rules:
+    """Let topics without labels be present from `threshold` on: they have no F1 of their own to choose by."""
+    rule = TopicRule(threshold, threshold)
+    return msgspec.structs.replace(rules, topics=rules.topics | dict.fromkeys(zero_shot, rule))
 
 
 def _lowest_score(scores: FloatArray, outcome: NDArray[np.bool_], rate: float) -> float:

@@ -17,8 +17,9 @@ from models.crossencoder import ABSENT, Blend, CrossEncoder, CrossEncoderSpec, p
 from models.encoder import EncoderSpec
 from models.errors import InvalidData
 from models.examples import examples_hash
-from models.linear import softmax
+from models.linear import sigmoid, softmax
 from training import linear, splits
+from training.calibration import best_f1
 from training.fitting import Choices, Material
 
 FloatArray = NDArray[np.float64]
@@ -194,9 +195,14 @@ def _blended_alone(
     strange = np.isin(material.pairs.topic[inside], strangers)
     column = np.searchsorted(strangers, material.pairs.topic[inside][strange])
     stances = logits[row[strange], column, :ABSENT]
+    labels = material.labels[held][:, strangers].ravel()
+    topic = _fit_topic(heads.ravel(), found.ravel(), labels)
+    scores = sigmoid(topic.head * heads.ravel() + topic.pair * found.ravel() + topic.offset[0])
     return msgspec.structs.replace(
         spec,
-        alone_topic=_fit_topic(heads.ravel(), found.ravel(), material.labels[held][:, strangers].ravel()),
+        alone_topic=topic,
+        # The rule for topics with labels, by the F1 that these reach; where there are none, what is likelier than not.
+        alone_from=best_f1(scores, labels) / 2 if labels.any() else spec.alone_from,
         alone_stance=_alone(_fit_stance(np.zeros_like(stances), stances, stance[strange])),
     )
 

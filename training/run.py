@@ -136,7 +136,9 @@ def run(
     pairs, state = None, None
     if options.family == CROSS_FAMILY:
         pairs, state = _pair_model(material, choices, split, options, beaten, teller)
-        choices = choices._replace(rules=calibration.rules_with_zero_shot(choices.rules, pairs.spec.zero_shot))
+        choices = choices._replace(
+            rules=calibration.rules_with_zero_shot(choices.rules, pairs.spec.zero_shot, pairs.spec.alone_from)
+        )
     scorer, measured = _fit(material, choices, kept, found, pairs, options, teller)
     teller.phase("write", "drawing the report and writing the bundle")
     manifest, files = seal(
