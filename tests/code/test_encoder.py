@@ -6,8 +6,9 @@ import gc
 import shutil
 import subprocess
 import sys
+import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -143,3 +144,27 @@ def test_it_is_served(server: Server, bundle: Bundle) -> None:
     assert [topic["score"] for topic in result["topics"]] == [topic.score for topic in expected.topics]
     assert all(TEXT[span["start"] : span["end"]] == span["text"] for span in result["topics"][0]["evidence"])
     assert server.memory() < 500_000_000
+
+
+def test_a_request_may_name_it_while_a_linear_version_serves(
+    server: Server, bundle: Bundle, shared_small: Callable[..., Path]
+) -> None:
+    home, own = server.log.parent / "home", bundle.manifest.version
+    other = load_bundle(shared_small()).manifest.version
+    shutil.copytree(shared_small(), home / "bundles" / other)
+    try:
+        activate(home, other)
+        end = time.monotonic() + 10
+        while server.post("/v1/classify", {"text": TEXT}).json["model"] != other:
+            assert time.monotonic() < end
+        answer = server.post("/v1/classify", {"text": TEXT, "model": own}).json
+        expected = bundle.scorer.classify(TEXT)
+        assert answer["model"] == own
+        assert [topic["score"] for topic in answer["results"][0]["topics"]] == [each.score for each in expected.topics]
+    finally:
+        activate(home, own)
+
+
+def activate(home: Path, version: str) -> None:
+    command = [sys.executable, "-m", "stancery", "models", "activate", version, "--home", str(home)]
+    subprocess.run(command, cwd=ROOT, check=True)
