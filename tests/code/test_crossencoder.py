@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from models.bundle import CROSS_GRAPH, Bundle, load_bundle
-from models.crossencoder import Blend, presence
+from models.crossencoder import Blend, open_tokenizer, presence
 from models.encoder import Encoder
 from models.errors import InvalidData
 from models.examples import read_examples
@@ -157,16 +157,20 @@ def test_a_topic_that_is_labelled_without_stances_is_learnt(folder: Path, checkp
     for row in rows:
         row["topics"] = list(row["topics"]) if "cats" in row["topics"] else row["topics"]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    # Its wording may be longer than the pair model reads.
-    wide = (folder / "taxonomy.toml").read_text().replace("Cats should vote.", "Cats should vote. " * 200)
-    (tmp_path / "wide.toml").write_text(wide)
     options = Options("crossencoder", holdout=0.0, jobs=1, encoder=str(checkpoint))
-    run(tmp_path / "rows.jsonl", tmp_path / "wide.toml", tmp_path / "bundle", options)
+    run(tmp_path / "rows.jsonl", folder / "taxonomy.toml", tmp_path / "bundle", options)
     scorer = load_bundle(tmp_path / "bundle").scorer
     assert scorer.pairs is not None
     cats, text = scorer.taxonomy.ids.index("cats"), "The whisker by the paw in town was on the agenda."
     with_cats, without = (presence(scorer.pairs.read(each, cats).logits) for each in (text, TEXT))
     assert with_cats > without
+
+
+def test_a_wording_that_is_too_long_leaves_room_for_the_paragraph(encoder: Encoder) -> None:
+    tokenizer = open_tokenizer(encoder.tokenizer, 64)
+    for wording, text in (("Cats should vote. " * 200, TEXT), ("Cats.", TEXT * 50), ("Cats. " * 200, TEXT * 50)):
+        encoding = tokenizer.encode(wording, text)
+        assert len(encoding.ids) == 64 and sum(each == 1 for each in encoding.sequence_ids) >= 10
 
 
 def test_a_challenger_takes_the_champions_pair_model(bundle: Bundle, folder: Path, tmp_path: Path) -> None:
