@@ -22,7 +22,9 @@ from service.settings import Settings
 from service.spool import Spool
 
 MEDIA_TYPE = "application/x-ndjson"
-_BATCH = 64
+# More than come in one message of the server, so each is scored whole: a lock that changes hands often costs a third
+# of the speed.
+_BATCH = 1024
 _FIELDS = ParagraphIn.__struct_fields__
 _decoder = msgspec.json.Decoder(str | ParagraphIn)
 _encoder = msgspec.json.Encoder()
