@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
+import errno
+import io
 import json
+import logging
 import re
 import shutil
 import signal
@@ -18,6 +22,7 @@ import pytest
 
 from models.bundle import Bundle
 from models.examples import Example
+from service.observe import Metrics, RequestLog, log
 from tests.conftest import ROOT, Server, serving
 
 DIALOGUE = (
@@ -184,3 +189,36 @@ def test_a_damaged_bundle_is_refused_at_start(
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert run.returncode == 1
     assert reason in run.stderr
+
+
+def test_a_line_of_the_log_that_cannot_be_written_is_lost_and_the_next_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Disk(io.StringIO):
+        full = True
+
+        def write(self, text: str) -> int:
+            if self.full:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return super().write(text)
+
+    async def answer(requests: RequestLog) -> None:
+        requests.end(requests.begin({}), "POST", "/v1/classify", 200, 1, is_whole=True)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+    async def three() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+        requests = RequestLog(Metrics())
+        await answer(requests)
+        disk.full = False
+        await answer(requests)
+        await answer(requests)
+
+    disk = Disk()
+    monkeypatch.setattr(sys, "stdout", disk)
+    before = log.level
+    log.setLevel(logging.INFO)
+    try:
+        asyncio.run(three())
+    finally:
+        log.setLevel(before)
+    assert disk.getvalue().count("\n") == 2
