@@ -123,7 +123,14 @@ class Scorer:
     def classify_all(
         self, texts: Sequence[str], *, ids: Sequence[str], topics: Collection[str] = (), explain: bool = False
     ) -> list[Result]:
-        """Label paragraphs as :meth:`classify` does; other threads may run meanwhile."""
+        """Label paragraphs as :meth:`classify` does, which says what it raises; other threads may run meanwhile.
+
+        Parameters
+        ----------
+        texts, ids : sequence of str, length n
+        topics : collection of str
+        explain : bool
+        """
         for text in texts:
             if fault := text_fault(text):
                 raise InvalidParagraph("text", fault)

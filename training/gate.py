@@ -145,7 +145,7 @@ def judge(
         challenger=manifest.version,
         passed=not reasons,
         reasons=reasons,
-        notes=_notes(champion, challenger.taxonomy, manifest, tables),
+        notes=_notes(champion, challenger, manifest, tables),
         margins=MARGINS,
         rows={name: len(examples) for name, examples in tables.items()},
         checks=checks,
@@ -297,11 +297,11 @@ def _rounded(value: float | None) -> float | None:
 
 
 def _notes(
-    champion: Champion, taxonomy: Taxonomy, manifest: Manifest, tables: dict[Rows, Sequence[Example]]
+    champion: Champion, challenger: Scorer, manifest: Manifest, tables: dict[Rows, Sequence[Example]]
 ) -> list[str]:
     """Say what the judgement leaves out, and what is odd about the rows."""
     old, notes = champion.bundle, []
-    if unshared := {*old.taxonomy.ids} ^ {*taxonomy.ids}:
+    if unshared := {*old.taxonomy.ids} ^ {*challenger.taxonomy.ids}:
         notes.append(f"not judged, since only one of the two has them: {', '.join(sorted(unshared))}")
     if not champion.rows:
         notes.append(
@@ -318,10 +318,11 @@ def _notes(
             f"the champion held out {before:g} of the documents, the challenger {now:g}: the champion may have been "
             "fitted on rows held out now, and look better on them than it is"
         )
-    if champion.bundle.scorer.pairs is not None and manifest.family == champion.bundle.manifest.family:
+    before_pairs = old.scorer.pairs
+    if before_pairs is not None and challenger.pairs is not None and before_pairs.graph == challenger.pairs.graph:
         notes.append(
-            "where the pair model is the champion's, it may have been fitted on rows that are held out only now, and "
-            "both look better on them than they are"
+            "the pair model is the champion's: where it was fitted on rows that are held out only now, both look "
+            "better on them than they are"
         )
     present = {folded(example.text): example.topics for example in tables["held_out"]}
     changed = sum(present.get(folded(example.text), example.topics) != example.topics for example in tables["frozen"])

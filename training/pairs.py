@@ -189,10 +189,8 @@ class Tuning:
         list of float
             The loss on the held examples after each epoch, in nats a pair, weighted by class.
         """
-        if state is not None and state.exists():
-            # One that was cut short or damaged is as good as none.
-            with suppress(RuntimeError, OSError, EOFError, KeyError, UnpicklingError):
-                self._restore(state)
+        if state is not None and (held := self._read(state)) is not None:
+            self._restore(held)
         while len(self._losses) < self._recipe.epochs and not self._is_past_best():
             self._epoch(len(self._losses), step)
             if not self._losses:
@@ -291,13 +289,18 @@ class Tuning:
         torch.save(held, part)
         part.replace(state)
 
-    def _restore(self, state: Path) -> None:
-        held = torch.load(state, map_location=self._device, weights_only=True)
-        best, losses, done, sight = (held[name] for name in ("best", "losses", "done", "first_sight"))
+    def _read(self, state: Path) -> dict[str, Any] | None:
+        """Return what an interrupted run left; one that was cut short or damaged is as good as none."""
+        with suppress(RuntimeError, OSError, EOFError, UnpicklingError):
+            found: dict[str, Any] = torch.load(state, map_location=self._device, weights_only=True)
+            return found
+        return None
+
+    def _restore(self, held: Mapping[str, Any]) -> None:
         self._net.load_state_dict(held["net"])
         self._optimizer.load_state_dict(held["optimizer"])
-        self._best, self._losses, self._done = best, losses, done
-        self.first_sight = sight.cpu().numpy()
+        self._best, self._losses, self._done = held["best"], held["losses"], held["done"]
+        self.first_sight = held["first_sight"].cpu().numpy()
 
 
 def _padded(encodings: Sequence[Any]) -> torch.Tensor:

@@ -177,6 +177,7 @@ def test_a_challenger_takes_the_champions_pair_model(bundle: Bundle, folder: Pat
     options = Options("crossencoder", holdout=0.2, jobs=1, seed=1, cache=folder / "cache")
     made = run(folder / "examples.jsonl", folder / "taxonomy.toml", tmp_path / "bundle", options, champion=bundle.path)
     assert (made.directory / CROSS_GRAPH).read_bytes() == (bundle.path / CROSS_GRAPH).read_bytes()
+    assert made.gate is not None and any("the pair model is the champion's" in note for note in made.gate.notes)
 
 
 def test_without_a_checkpoint_or_a_champion_there_is_nothing_to_tune(folder: Path, tmp_path: Path) -> None:
