@@ -273,7 +273,7 @@ def train(
         jobs=jobs,
         encoder=encoder,
         online=online,
-        cache=home / "embeddings",
+        cache=home / "cache",
     )
     with bar() as tell:
         made = run(examples, taxonomy, output or (lambda version: home / "bundles" / version), options, tell, champion)

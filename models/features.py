@@ -11,16 +11,14 @@ It is compiled (``models/kernel``); where it could not be, ``models/plain.py`` g
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
-from functools import lru_cache
-from itertools import pairwise
-from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models import plain
-from models.plain import CACHED_CHUNKS, CHAR_NGRAMS, WORD, Label, Matrix, Weights, char_ngrams
+from models.plain import CHAR_NGRAMS, Label, Matrix, Weights
 
 try:
     from models import _kernel as kernel
@@ -33,7 +31,6 @@ if TYPE_CHECKING:
 __all__ = ["CHAR_NGRAMS", "WORD_NGRAMS", "Features", "NgramFeatures", "NgramRow", "Row", "Shares", "add_by_chunk"]
 
 WORD_NGRAMS = (1, 2)
-T = TypeVar("T")
 IS_COMPILED = kernel is not plain
 
 
@@ -197,29 +194,6 @@ class NgramFeatures:
         """How many columns there are."""
         return len(self.idf)
 
-    @classmethod
-    def fit(cls, texts: Iterable[str], *, min_df: int) -> NgramFeatures:
-        """Learn the vocabulary (n-grams in at least `min_df` texts) and the smooth idf, ``1 + ln((1+n)/(1+df))``."""
-        words, bigrams, chars = _Frequencies[str](), _Frequencies[tuple[int, int]](), _Frequencies[str]()
-        grams_of = lru_cache(maxsize=CACHED_CHUNKS)(lambda chunk: chars.numbered(char_ngrams(chunk)))
-        n = 0
-        for text in texts:
-            n += 1
-            lowered = text.lower()
-            found = words.numbered(WORD.findall(lowered))
-            words.add(found)
-            bigrams.add(bigrams.numbered(pairwise(found.tolist())))
-            chars.add(np.concatenate([np.empty(0, np.int64), *map(grams_of, lowered.split())]))
-        names = words.names
-        word_df = words.counts(min_df)
-        word_df.update(
-            (f"{names[one]} {names[other]}", count) for (one, other), count in bigrams.counts(min_df).items()
-        )
-        char_df = chars.counts(min_df)
-        kept_words, kept_chars = _sorted(word_df), _sorted(char_df)
-        df = np.array([*map(word_df.get, kept_words), *map(char_df.get, kept_chars)], np.float64)
-        return cls(kept_words, kept_chars, (1.0 + np.log((1.0 + n) / (1.0 + df))).astype(np.float32))
-
     def read(self, text: str) -> NgramRow:
         """Return the row of `text`."""
         return NgramRow(self._ngrams.read(text))
@@ -235,41 +209,3 @@ class NgramFeatures:
             return plain.Labeller(self, *weights, part)
         topics = np.ascontiguousarray(weights.topics)
         return kernel.Labeller(self._ngrams, *weights._replace(topics=topics), part)
-
-
-class _Frequencies(Generic[T]):
-    """In how many texts things occur, which are numbered as they come."""
-
-    def __init__(self) -> None:
-        self._numbers: dict[T, int] = {}
-        self._counts = np.zeros(1024, np.int64)
-
-    @property
-    def names(self) -> list[T]:
-        """The things in the order of their numbers."""
-        return list(self._numbers)
-
-    def numbered(self, things: Iterable[T]) -> NDArray[np.int64]:
-        """Return the number of each thing."""
-        number = self._numbers.setdefault
-        return np.array([number(thing, len(self._numbers)) for thing in things], np.int64)
-
-    def add(self, found: NDArray[np.int64]) -> None:
-        """Count a text in which things of these numbers occur."""
-        while len(self._counts) < len(self._numbers):
-            self._counts = np.concatenate([self._counts, np.zeros_like(self._counts)])
-        # A number that is there more than once is assigned to more than once, and counted once.
-        self._counts[found] += 1
-
-    def counts(self, least: int) -> dict[T, int]:
-        """Return in how many texts each thing occurs that occurs in at least so many."""
-        pairs = zip(self._numbers, self._counts.tolist(), strict=False)
-        return {thing: count for thing, count in pairs if count >= least}
-
-
-def _sorted(df: dict[str, int]) -> list[str]:
-    """Return the n-grams, the commonest first.
-
-    What is asked for together then lies together in memory, weights and all, and most of it stays near the processor.
-    """
-    return sorted(df, key=lambda gram: (-df[gram], gram))

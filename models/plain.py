@@ -24,6 +24,7 @@ WORD = re.compile(r"\b\w\w+\b")
 _LETTER = re.compile(r"[^\W_]")
 _CACHED_LENGTH = 40
 _KNOWN_COUNTS = 64
+_SUBLINEAR = np.array([0.0, *(1.0 + math.log(count) for count in range(1, _KNOWN_COUNTS))])
 # For each stance, its logit less the mean of the three.
 CENTRED = ((2 / 3, -1 / 3, -1 / 3), (-1 / 3, 2 / 3, -1 / 3), (-1 / 3, -1 / 3, 2 / 3))
 # Of the stretches so many at most are told of, and none that carries less than this part of the heaviest one's weight.
@@ -48,7 +49,6 @@ class Ngrams:
         self._idf = idf.astype(np.float64)
         self._n_words = len(words)
         self._word_column = {gram: column for column, gram in enumerate(words)}
-        self._tf = np.array([0.0, *(1.0 + math.log(count) for count in range(1, _KNOWN_COUNTS))])
         self._analyze = _analyzer({gram: column for column, gram in enumerate(chars, len(words))})
         self._cached_chunk = lru_cache(maxsize=CACHED_CHUNKS)(self._analyze)
 
@@ -71,15 +71,10 @@ class Ngrams:
         return np.array([self.read(text).dot(matrix) for text in texts]).reshape(len(texts), matrix.shape[1])
 
     def _weighted(self, columns: NDArray[np.int32], counts: NDArray[np.int64]) -> FloatArray:
-        most = int(counts.max(initial=0))
-        more = [1.0 + math.log(count) for count in range(_KNOWN_COUNTS, most + 1)]
-        values = np.append(self._tf, more)[counts] * self._idf[columns]
+        values = sublinear(counts) * self._idf[columns]
         is_word = columns < self._n_words
         for block in (is_word, ~is_word):
-            # One after the other, as the compiled sum runs; NumPy's own sum goes pairwise.
-            squares = np.cumsum(np.square(values[block]))
-            if squares.size:
-                values[block] *= 1.0 / math.sqrt(squares[-1])
+            values[block] = normalised(values[block])
         return values
 
     def _occurrences(self, lowered: str) -> _Occurrences:
@@ -103,6 +98,19 @@ class Ngrams:
                 before = word, index
         column.append(np.array(bigrams, np.int32))
         return _Occurrences(np.concatenate(column), np.array(chunk, np.int64), np.array(halves, np.int64), len(parts))
+
+
+def sublinear(counts: NDArray[np.integer]) -> FloatArray:
+    """Return ``1 + ln(count)`` of counts above 0."""
+    more = [1.0 + math.log(count) for count in range(_KNOWN_COUNTS, int(counts.max(initial=0)) + 1)]
+    return np.asarray((np.append(_SUBLINEAR, more) if more else _SUBLINEAR)[counts])
+
+
+def normalised(values: FloatArray) -> FloatArray:
+    """Return values of norm 1, or none where there are none."""
+    # One after the other, as the compiled sum runs; NumPy's own sum goes pairwise.
+    squares = np.cumsum(np.square(values))
+    return values * (1.0 / math.sqrt(squares[-1])) if squares.size else values
 
 
 class _Occurrences(NamedTuple):

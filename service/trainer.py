@@ -209,7 +209,7 @@ class Runner:
             "--family": training.family,
             "--seed": training.seed,
             "--jobs": settings.train_jobs,
-            "--cache": settings.home / "embeddings",
+            "--cache": settings.home / "cache",
             "--memory-mb": settings.train_memory_mb,
             "--nice": _NICEST,
         }

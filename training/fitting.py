@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -11,12 +12,13 @@ from scipy import sparse
 
 from models.errors import InvalidData
 from models.examples import STANCES, Example
-from models.features import Features, NgramFeatures
+from models.features import Features
 from models.linear import LinearModel
 from models.scorer import Rules, Scorer
 from models.taxonomy import Taxonomy
 from training import calibration, linear, splits
 from training.evaluation import measure, score_examples
+from training.ngrams import Ngrams
 from training.selection import (
     STANCE_GRID,
     TOPIC_GRID,
@@ -78,8 +80,10 @@ class Choices(NamedTuple):
         return self.stance.scores if self.stance else np.empty((0, len(STANCES)))
 
 
-def prepare(examples: list[Example], taxonomy: Taxonomy, embeddings: Embeddings | None = None) -> Material:
-    """Count the n-grams of `examples` and encode them, beside their embeddings where there are any.
+def prepare(
+    examples: list[Example], taxonomy: Taxonomy, embeddings: Embeddings | None = None, cache: Path | None = None
+) -> Material:
+    """Count the n-grams of `examples`, but of those whose counts lie in `cache`, and put their embeddings beside them.
 
     Raises
     ------
@@ -87,7 +91,9 @@ def prepare(examples: list[Example], taxonomy: Taxonomy, embeddings: Embeddings 
         If no n-gram stands in two paragraphs.
     """
     texts = [example.text for example in examples]
-    ngrams = NgramFeatures.fit(texts, min_df=linear.MIN_DF)
+    counter = Ngrams(cache)
+    ngrams, matrix = counter.fit(texts, min_df=linear.MIN_DF)
+    counter.close()
     if not ngrams.size:
         raise InvalidData(["no n-gram stands in two paragraphs; more examples are needed"])
     features: Features = ngrams
@@ -97,7 +103,8 @@ def prepare(examples: list[Example], taxonomy: Taxonomy, embeddings: Embeddings 
 
         features = EncoderFeatures(ngrams, embeddings.encoder, embeddings)
         wordings = Wordings(np.array([embeddings(description(topic)) for topic in taxonomy.topics]))
-    matrix = linear.feature_matrix(features, texts)
+        embedded = sparse.csr_matrix(np.array([embeddings(text) for text in texts]))
+        matrix = sparse.csr_matrix(sparse.hstack([matrix, embedded], format="csr"))
     return Material(
         taxonomy,
         examples,

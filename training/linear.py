@@ -12,7 +12,6 @@ from scipy import sparse
 from sklearn.linear_model import LogisticRegression
 
 from models.examples import STANCES, Example
-from models.features import Features
 from training.splits import Near, shadows
 
 FloatArray = NDArray[np.float64]
@@ -35,22 +34,6 @@ class Pairs(NamedTuple):
     row: IntArray
     topic: IntArray
     stance: IntArray
-
-
-def feature_matrix(features: Features, texts: Sequence[str]) -> sparse.csr_matrix:
-    """Stack the rows of `texts` into a CSR matrix of float64, shape (n_texts, n_features)."""
-    rows = [features.read(text) for text in texts]
-    columns = [row.columns() for row in rows]
-    matrix = sparse.csr_matrix(
-        (
-            np.concatenate([row.values() for row in rows]),
-            np.concatenate(columns),
-            np.cumsum([0, *map(len, columns)]),
-        ),
-        shape=(len(rows), features.size),
-    )
-    matrix.sort_indices()
-    return matrix
 
 
 def topic_labels(examples: Sequence[Example], topics: Sequence[str]) -> NDArray[np.bool_]:

@@ -39,9 +39,10 @@ class Options:
     """How to train. ``holdout`` is the part of the groups that is only measured on; ``jobs`` processes fit heads.
 
     The encoder family takes its ``encoder`` from a checkpoint, a folder or ``owner/name@revision`` which is fetched if
-    ``online``, or where none is named from the champion; embeddings are kept in the folder ``cache``. The crossencoder
-    family has the same encoder, and a pair model fine-tuned from that checkpoint or taken as it is from the champion; a
-    fine-tuning that was interrupted goes on from what lies in ``cache``.
+    ``online``, or where none is named from the champion. The crossencoder family has the same encoder, and a pair model
+    fine-tuned from that checkpoint or taken as it is from the champion. What is made of each text alone, counts of its
+    n-grams and its embedding, is kept in the folder ``cache``, and a fine-tuning that was interrupted goes on from what
+    lies there.
     """
 
     family: str = FAMILY
@@ -130,7 +131,7 @@ def run(
     kept = list(compress(examples, split.held))
     teller.step()
     embeddings = _embeddings(options, beaten, teller) if options.family != FAMILY else None
-    material = _material(list(compress(examples, split.fitted)), taxonomy, embeddings, examples_path, teller)
+    material = _material(list(compress(examples, split.fitted)), taxonomy, embeddings, options, examples_path, teller)
 
     choices, found = _choose(material, examples, split, options, teller)
     pairs, state = None, None
@@ -226,13 +227,18 @@ def _pair_model(
 
 
 def _material(
-    fitted: list[Example], taxonomy: Taxonomy, embeddings: Embeddings | None, path: str | Path, teller: Teller
+    fitted: list[Example],
+    taxonomy: Taxonomy,
+    embeddings: Embeddings | None,
+    options: Options,
+    path: str | Path,
+    teller: Teller,
 ) -> fitting.Material:
     if len({example.group for example in fitted}) < 2:
         raise InvalidData([f"{path}: fewer than two documents to fit on; calibration needs at least two"])
     beside = " and embedding them" if embeddings is not None else ""
     teller.phase("features", f"counting n-grams of {len(fitted):,} paragraphs{beside}")
-    material = fitting.prepare(fitted, taxonomy, embeddings)
+    material = fitting.prepare(fitted, taxonomy, embeddings, options.cache)
     teller.step()
     return material
 

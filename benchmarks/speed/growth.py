@@ -13,9 +13,9 @@ import numpy as np
 
 from benchmarks.speed.table import on_core, paragraphs, per_second, plot, show
 from models.bundle import Bundle
-from models.features import NgramFeatures
 from models.linear import LinearModel
 from training import linear
+from training.ngrams import Ngrams
 
 TOPICS = (11, 100, 1000)
 WORDS = (50, 500, 5000)
@@ -58,7 +58,7 @@ def _show(title: str, unit: str, rates: dict[str, list[float]], path: Path) -> N
 
 def _labels(counts: list[int], plots: Path) -> None:
     """Fit generated paragraphs of about 50 words, whose words come as often as those of the seeds do."""
-    columns = ["n-grams, s", "features, s", "fit, s", "columns", "peak memory, MB"]
+    columns = ["features, s", "fit, s", "columns", "peak memory, MB"]
     print(f"\n{'As labels grow':<34}" + "".join(f"{column:>18}" for column in columns))
     rates = {}
     for count in counts:
@@ -77,12 +77,10 @@ def _fit(count: int) -> list[float]:
     texts = [" ".join(drawn.choices(words, k=50)) for _ in range(count)]
     labels = np.array([[f" {topic}" in text for topic in ("the", "russia", "visa")] for text in texts])
     start = time.perf_counter()
-    features = NgramFeatures.fit(texts, min_df=2)
-    counted = time.perf_counter()
-    matrix = linear.feature_matrix(features, texts)
+    features, matrix = Ngrams(None).fit(texts, min_df=2)
     read = time.perf_counter()
     none = linear.Pairs(*np.empty((3, 0), dtype=np.int64))
     linear.fit_heads(matrix, matrix, labels, none, topic_c=1.0, stance_c=1.0, jobs=1, step=lambda: None)
-    spent = [counted - start, read - counted, time.perf_counter() - read]
+    spent = [read - start, time.perf_counter() - read]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
     return [*spent, float(features.size), peak]

@@ -18,7 +18,6 @@ from models.examples import Example
 from models.features import IS_COMPILED, Labeller, NgramFeatures
 from models.plain import Stretch, Weights
 from training.export import pipelines
-from training.linear import feature_matrix
 
 # Where the letters, digits, signs and white space of scripts begin; 400 code points of each.
 SCRIPTS = (
@@ -232,12 +231,3 @@ def test_what_does_not_fit_is_refused(both: Pair) -> None:
         both[0].read(b"bytes")  # type: ignore[arg-type]  # what untyped callers give
     with pytest.raises(TypeError, match="text"):
         both[0].dot(["text", 3], good)  # type: ignore[list-item]  # the same
-
-
-def test_the_matrix_that_is_fitted_on_has_the_rows_that_are_served(both: Pair, texts: list[str]) -> None:
-    matrix = feature_matrix(both[0], texts[:50])
-    for index, text in enumerate(texts[:50]):
-        row = both[1].read(text)
-        order = np.argsort(row.columns())
-        np.testing.assert_array_equal(matrix[index].indices, row.columns()[order])
-        assert matrix[index].data.tobytes() == row.values()[order].tobytes()

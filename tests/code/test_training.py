@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import sparse
 
 from models.bundle import WEIGHTS, Bundle, load_bundle
 from models.errors import BundleError, InvalidData
@@ -17,7 +18,7 @@ from models.linear import sigmoid, softmax
 from tests.conftest import ROOT, write_small
 from training import splits
 from training.calibration import best_f1, fit_platt, fit_tempering
-from training.linear import Folds, augment, feature_matrix
+from training.linear import Folds, augment
 from training.run import Options, Progress, train
 
 
@@ -132,8 +133,8 @@ def test_corrected_labels_are_not_answered_with_the_old_figures(tmp_path: Path) 
     assert second.manifest.metrics["topics"] != first.manifest.metrics["topics"]
 
 
-def test_augmentation_is_a_shared_copy_and_one_of_the_topic(bundle: Bundle) -> None:
-    matrix = feature_matrix(bundle.scorer.model.features, ["Crimea is ours", "sanctions hurt", "flights"])
+def test_augmentation_is_a_shared_copy_and_one_of_the_topic() -> None:
+    matrix = sparse.random(3, 50, density=0.2, format="csr", random_state=0)
     topic = np.array([2, 0, 1])
     augmented = augment(matrix, topic, 3).toarray().reshape(3, 4, -1)
     for row in range(3):

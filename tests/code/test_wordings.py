@@ -34,7 +34,10 @@ def test_with_few_labels_the_wording_helps_to_find_a_topic(
     embeddings = Embeddings(encoder, None)
     material = fitting.prepare(chosen, taxonomy, embeddings)
     labels = linear.topic_labels(asked, taxonomy.ids)
-    new = linear.feature_matrix(material.features, [each.text for each in asked])
+    new = sparse.lil_matrix((len(asked), material.features.size))
+    for place, each in enumerate(asked):
+        row = material.features.read(each.text)
+        new[place, row.columns()] = row.values()
     assert material.wordings is not None and material.wide is not None
 
     def precision(fitted: sparse.csr_matrix, scored: sparse.csr_matrix) -> float:
@@ -47,7 +50,7 @@ def test_with_few_labels_the_wording_helps_to_find_a_topic(
         return float(np.mean(found))
 
     plain = precision(material.matrix, new)
-    assert precision(material.wide, material.wordings.widen(new)) > plain
+    assert precision(material.wide, material.wordings.widen(new.tocsr())) > plain
 
 
 def test_a_topic_is_described_by_what_it_is_about(taxonomy: Taxonomy) -> None:
