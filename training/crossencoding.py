@@ -29,6 +29,11 @@ _HELD = 10
 _FEW_DOCUMENTS = 50
 # Part of the topics of all paragraphs that may lie out of the heads' reach.
 _MISSED = 0.05
+# The slopes of heads and of pair model where there is nothing to see, and the precision of a normal prior about them:
+# heads are calibrated, and stand until the pair model is seen to add to them; of a topic without labels neither knows
+# more than the other.
+_PRIOR = 16
+_HEADS, _BOTH = (1.0, 0.0), (0.5, 0.5)
 _AS_IT_IS = Blend(0.0, 1.0, [0.0])
 
 
@@ -157,13 +162,12 @@ def _blended(
     heads = np.log(np.clip(scores, 1e-9, 1)) - np.log(np.clip(1 - scores, 1e-9, 1))
     found = np.apply_along_axis(presence, 2, logits)
     reached = scores >= spec.reach_from
-    topic = _fit_topic(heads[reached], found[reached], labels[reached])
+    topic = _fit_topic(heads[reached], found[reached], labels[reached], _HEADS)
     inside, row, stance = _stances_of(material, held)
     column = np.searchsorted(known, material.pairs.topic[inside])
     calibrated = np.log(np.clip(choices.stance_scores[inside], 1e-9, 1))
-    return msgspec.structs.replace(
-        spec, topic=topic, stance=_fit_stance(calibrated, logits[row, column, :ABSENT], stance)
-    )
+    blend = _fit_stance(calibrated, logits[row, column, :ABSENT], stance, _HEADS)
+    return msgspec.structs.replace(spec, topic=topic, stance=blend)
 
 
 def _blended_alone(
@@ -196,14 +200,14 @@ def _blended_alone(
     column = np.searchsorted(strangers, material.pairs.topic[inside][strange])
     stances = logits[row[strange], column, :ABSENT]
     labels = material.labels[held][:, strangers].ravel()
-    topic = _fit_topic(heads.ravel(), found.ravel(), labels)
+    topic = _fit_topic(heads.ravel(), found.ravel(), labels, _BOTH)
     scores = sigmoid(topic.head * heads.ravel() + topic.pair * found.ravel() + topic.offset[0])
     return msgspec.structs.replace(
         spec,
         alone_topic=topic,
         # The rule for topics with labels, by the F1 that these reach; where there are none, what is likelier than not.
         alone_from=best_f1(scores, labels) / 2 if labels.any() else spec.alone_from,
-        alone_stance=_alone(_fit_stance(np.zeros_like(stances), stances, stance[strange])),
+        alone_stance=_alone(_fit_stance(np.zeros_like(stances), stances, stance[strange], _BOTH)),
     )
 
 
@@ -225,21 +229,21 @@ def _alone(blend: Blend) -> Blend:
     return msgspec.structs.replace(blend, head=0.0)
 
 
-def _fit_topic(heads: FloatArray, pairs: FloatArray, labels: NDArray[np.bool_]) -> Blend:
+def _fit_topic(heads: FloatArray, pairs: FloatArray, labels: NDArray[np.bool_], prior: tuple[float, float]) -> Blend:
     """Fit ``sigmoid(head * heads + pair * pairs + offset)`` to labels, arrays of shape (n,)."""
     present = np.stack([heads, pairs], axis=1)
     columns = np.stack([np.zeros_like(present), present], axis=2)
-    head, pair, offset = _fit(columns, labels.astype(np.int64))
+    head, pair, offset = _fit(columns, labels.astype(np.int64), prior)
     return Blend(head, pair, [float(offset[1] - offset[0])])
 
 
-def _fit_stance(heads: FloatArray, pairs: FloatArray, stance: NDArray[np.int64]) -> Blend:
+def _fit_stance(heads: FloatArray, pairs: FloatArray, stance: NDArray[np.int64], prior: tuple[float, float]) -> Blend:
     """Fit ``softmax(head * heads + pair * pairs + offset)`` to stances; logits of shape (n, 3)."""
-    head, pair, offset = _fit(np.stack([heads, pairs], axis=1), stance)
+    head, pair, offset = _fit(np.stack([heads, pairs], axis=1), stance, prior)
     return Blend(head, pair, offset.tolist())
 
 
-def _fit(logits: FloatArray, gold: NDArray[np.int64]) -> tuple[float, float, FloatArray]:
+def _fit(logits: FloatArray, gold: NDArray[np.int64], prior: tuple[float, float]) -> tuple[float, float, FloatArray]:
     """Fit two slopes, neither below 0, and an offset for each outcome, by log loss.
 
     Parameters
@@ -247,21 +251,21 @@ def _fit(logits: FloatArray, gold: NDArray[np.int64]) -> tuple[float, float, Flo
     logits : ndarray of float64, shape (n, 2, n_outcomes)
         The heads', then the pair model's.
     gold : ndarray of int64, shape (n,)
-        Where there is none, as where no held row carries a stance, the slopes are one half each.
+    prior : tuple of float
+        What the slopes are drawn to, and are where there is nothing to fit to; the offsets are drawn to 0.
     """
     n, _, n_outcomes = logits.shape
     hot = np.eye(n_outcomes)[gold]
+    start = np.array([*prior, *np.zeros(n_outcomes)])
 
     def loss(parameters: FloatArray) -> tuple[float, FloatArray]:
         p = softmax(np.einsum("k,nko->no", parameters[:2], logits) + parameters[2:])
-        error = (p - hot) / max(n, 1)
-        nll = -np.sum(np.log(np.maximum((p * hot).sum(axis=1), 1e-300))) / max(n, 1)
-        # One pseudo-observation keeps the offsets finite, and the slopes near a mean where there is little to see.
-        off = parameters - np.array([0.5, 0.5, *np.zeros(n_outcomes)])
+        error, off = p - hot, parameters - start
+        nll = -np.sum(np.log(np.maximum((p * hot).sum(axis=1), 1e-300)))
         gradient = np.concatenate([np.einsum("no,nko->k", error, logits), error.sum(axis=0)])
-        return float(nll + 0.5 * (off @ off) / (n + 1)), gradient + off / (n + 1)
+        total = n + _PRIOR
+        return float(nll + 0.5 * _PRIOR * (off @ off)) / total, (gradient + _PRIOR * off) / total
 
-    start = np.array([0.5, 0.5, *np.zeros(n_outcomes)])
     bounds: Sequence[tuple[float | None, None]] = [(0.0, None)] * 2 + [(None, None)] * n_outcomes
     found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds)
     return float(found.x[0]), float(found.x[1]), found.x[2:]

@@ -20,7 +20,7 @@ from models.taxonomy import Taxonomy
 from training import calibration, linear, report
 from training.evaluation import Scores
 from training.fitting import Choices, Material
-from training.selection import STANCE_GRID, TOPIC_GRID, WORDING_GRID
+from training.selection import STANCE_GRID, TOPIC_GRID, WIDE_STANCE_GRID, WIDE_TOPIC_GRID
 
 _CANARIES = 4
 _LIBRARIES = ("joblib", "numpy", "safetensors", "scikit-learn", "scipy")
@@ -151,10 +151,15 @@ def _counts(examples: Sequence[Example], material: Material, kept: Sequence[Exam
 
 
 def _wordings(choices: Choices, scorer: Scorer) -> dict[str, Any]:
-    """Say whether topics lean to their wordings, where they can: with an encoder."""
+    """Say whether heads lean to the topics' wordings, where they can: with an encoder."""
     if scorer.model.features.encoder is None:
         return {}
-    return {"topics_lean_to_wordings": choices.topic.is_wide, "topic_c_if_they_lean": WORDING_GRID}
+    return {
+        "topics_lean_to_wordings": choices.topic.is_wide,
+        "topic_c_if_they_lean": WIDE_TOPIC_GRID,
+        "stances_lean_to_wordings": choices.stance is not None and choices.stance.is_wide,
+        "stance_c_if_they_lean": WIDE_STANCE_GRID,
+    }
 
 
 def _warnings(material: Material, choices: Choices) -> list[str]:

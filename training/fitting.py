@@ -22,7 +22,8 @@ from training.ngrams import Ngrams
 from training.selection import (
     STANCE_GRID,
     TOPIC_GRID,
-    WORDING_GRID,
+    WIDE_STANCE_GRID,
+    WIDE_TOPIC_GRID,
     StanceChoice,
     TopicChoice,
     choose_stances,
@@ -41,7 +42,7 @@ CURVE_PARTS = (0.125, 0.25, 0.5, 1.0)
 class Material(NamedTuple):
     """Examples as the heads see them: matrix (n, n_features), labels (n, n_topics), and the pairs with a stance.
 
-    With an encoder topics may be fitted on ``wide`` instead, which ``wordings`` made of the matrix.
+    With an encoder heads may be fitted on ``wide`` instead, which ``wordings`` made of the matrix.
     """
 
     taxonomy: Taxonomy
@@ -127,7 +128,7 @@ def choose(
     topic = choose_topics(material.matrix, material.wide, labels, dealt, jobs=jobs, step=step)
     stance = None
     if len(pairs.row):
-        stance = choose_stances(material.matrix, pairs, len(taxonomy.ids), dealt, jobs=jobs, step=step)
+        stance = choose_stances(material.matrix, material.wide, pairs, len(taxonomy.ids), dealt, jobs=jobs, step=step)
     stance_scores = stance.scores if stance else np.empty((0, len(STANCES)))
     rules = calibration.choose_rules(taxonomy.ids, topic.scores, labels, stance_scores, pairs.stance)
     return Choices(topic, stance, rules, n_folds)
@@ -152,10 +153,12 @@ def fit(
     place = np.full(n, -1)
     place[rows] = np.arange(len(rows))
     chosen = linear.Pairs(place[stances.row[inside]], stances.topic[inside], stances.stance[inside])
-    wide = material.wide if choices.topic.is_wide else None
+    is_wide = choices.topic.is_wide, choices.stance is not None and choices.stance.is_wide
+    topic_matrix, stance_matrix = (material.wide if wide else material.matrix for wide in is_wide)
+    assert topic_matrix is not None and stance_matrix is not None
     parts = linear.fit_heads(
-        (material.matrix if wide is None else wide)[rows],
-        material.matrix[rows],
+        topic_matrix[rows],
+        stance_matrix[rows],
         material.labels[rows],
         chosen,
         topic_c=choices.topic_c,
@@ -163,12 +166,22 @@ def fit(
         jobs=jobs,
         step=step,
     )
-    if material.wordings is not None and wide is not None:
-        parts = parts._replace(topic_weights=material.wordings.narrow(parts.topic_weights))
+    if material.wordings is not None:
+        parts = _narrow(material.wordings, parts, *is_wide)
     if pairs is not None:
         _head_by_wordings(material, parts, np.flatnonzero(pairs.zero_shot).tolist())
     model = _calibrated(material.features, parts, choices.topic.platts, choices.stance)
     return Scorer(material.taxonomy, choices.rules, model, pairs)
+
+
+def _narrow(wordings: Wordings, parts: linear.Heads, is_wide_topic: bool, is_wide_stance: bool) -> linear.Heads:
+    """Turn weights of wide columns into those for the columns of the matrix."""
+    topics, stances = parts.topic_weights, parts.stance_weights
+    if is_wide_topic:
+        topics = wordings.narrow(topics)
+    if is_wide_stance and stances is not None:
+        stances = np.stack([wordings.narrow(block) for block in stances])
+    return parts._replace(topic_weights=topics, stance_weights=stances)
 
 
 def _head_by_wordings(material: Material, parts: linear.Heads, topics: list[int]) -> None:
@@ -183,8 +196,10 @@ def _head_by_wordings(material: Material, parts: linear.Heads, topics: list[int]
 
 def steps(n_topics: int, n_folds: int, *, has_encoder: bool) -> int:
     """Count the fits of heads that a training tells."""
-    strengths = len(TOPIC_GRID) + (len(WORDING_GRID) if has_encoder else 0)
-    out_of_fold = n_folds * (n_topics * strengths + len(STANCE_GRID))
+    topic_fits, stance_fits = len(TOPIC_GRID), len(STANCE_GRID)
+    if has_encoder:
+        topic_fits, stance_fits = topic_fits + len(WIDE_TOPIC_GRID), stance_fits + len(WIDE_STANCE_GRID)
+    out_of_fold = n_folds * (n_topics * topic_fits + stance_fits)
     return out_of_fold + (n_topics + 1) * len(CURVE_PARTS)
 
 

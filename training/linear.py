@@ -153,7 +153,7 @@ class Heads(NamedTuple):
 
 def fit_heads(
     topic_matrix: sparse.csr_matrix,
-    matrix: sparse.csr_matrix,
+    stance_matrix: sparse.csr_matrix,
     labels: NDArray[np.bool_],
     pairs: Pairs,
     *,
@@ -163,14 +163,14 @@ def fit_heads(
     step: Callable[[], None],
 ) -> Heads:
     """Fit every head on all rows given: topics on one matrix, which may have columns of its own, stances on another."""
-    n_features, n_topics = matrix.shape[1], labels.shape[1]
+    n_features, n_topics = stance_matrix.shape[1], labels.shape[1]
     weights, bias = np.zeros((topic_matrix.shape[1], n_topics)), np.zeros(n_topics)
     for topic, head in _parallel(jobs, _topic_head, range(n_topics), topic_matrix, labels, topic_c):
         weights[:, topic], bias[topic] = head
         step()
     if not len(pairs.row):
         return Heads(weights, bias, None, None)
-    augmented = augment(matrix[pairs.row], pairs.topic, n_topics)
+    augmented = augment(stance_matrix[pairs.row], pairs.topic, n_topics)
     stance_weights, stance_bias = np.zeros((augmented.shape[1], len(STANCES))), np.zeros(len(STANCES))
     for stance, head in _parallel(jobs, _stance_head, range(len(STANCES)), augmented, pairs.stance, stance_c):
         stance_weights[:, stance], stance_bias[stance] = head

@@ -7,13 +7,15 @@ import json
 import subprocess
 import sys
 import weakref
+from copy import copy
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
-from models.bundle import CROSS_GRAPH, Bundle, load_bundle
+from models.bundle import CROSS_GRAPH, Bundle, Canary, load_bundle
 from models.crossencoder import Blend, open_tokenizer, presence
 from models.encoder import Encoder
 from models.errors import InvalidData
@@ -198,7 +200,7 @@ def test_few_documents_do_not_leave_one_voice_to_blend_by() -> None:
     assert held.sum() == 20 and len({few[place] for place in np.flatnonzero(held)}) > 9
 
 
-def test_where_no_held_row_has_a_stance_both_logits_count_alike(folder: Path, checkpoint: Path, tmp_path: Path) -> None:
+def test_where_no_held_row_has_a_stance_the_heads_stand_alone(folder: Path, checkpoint: Path, tmp_path: Path) -> None:
     taxonomy = read_taxonomy(folder / "taxonomy.toml")
     examples = read_examples(folder / "examples.jsonl", taxonomy)
     held = splits.folds([example.group for example in examples], 10, 0) == 0
@@ -210,8 +212,23 @@ def test_where_no_held_row_has_a_stance_both_logits_count_alike(folder: Path, ch
     options = Options("crossencoder", holdout=0.0, jobs=1, encoder=str(checkpoint))
     run(tmp_path / "bare.jsonl", folder / "taxonomy.toml", tmp_path / "bundle", options)
     scorer = load_bundle(tmp_path / "bundle").scorer
-    assert scorer.pairs is not None and scorer.pairs.spec.stance == Blend(0.5, 0.5, [0.0, 0.0, 0.0])
+    assert scorer.pairs is not None and scorer.pairs.spec.stance == Blend(1.0, 0.0, [0.0, 0.0, 0.0])
     assert scorer.classify(TEXT, explain=True).topics[0].stance is not None
+
+
+def test_canaries_hold_where_every_topic_is_read(bundle: Bundle) -> None:
+    scorer = copy(bundle.scorer)
+    assert scorer.pairs is not None
+    scorer.pairs = copy(scorer.pairs)
+    # Out of reach of the heads, and far from what they say.
+    scorer.pairs.spec = replace(scorer.pairs.spec, reach_from=2.0, topic=Blend(1.0, 0.0, [9.0]))
+    text = bundle.manifest.canaries[0].text
+    canary = Canary(text, scorer.topic_scores([text])[0].tolist(), None, None)
+    changed = bundle._replace(scorer=scorer, manifest=replace(bundle.manifest, canaries=[canary]))
+    changed.check_canaries()
+    scorer.exact = True
+    assert np.abs(scorer.topic_scores([text])[0] - canary.topics).max() > 0.5
+    changed.check_canaries()
 
 
 def test_it_is_served_without_torch(bundle: Bundle, tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ from models.examples import Example
 from models.taxonomy import Taxonomy
 from training import fitting, linear
 from training.embeddings import Embeddings
+from training.selection import choose_stances
+from training.splits import near_duplicates
 from training.wordings import Wordings, description
 
 
@@ -51,6 +53,26 @@ def test_with_few_labels_the_wording_helps_to_find_a_topic(
 
     plain = precision(material.matrix, new)
     assert precision(material.wide, material.wordings.widen(new.tocsr())) > plain
+
+
+def test_stances_are_fitted_on_wide_columns_unless_the_narrow_ones_are_surely_better() -> None:
+    rng = np.random.default_rng(3)
+    stance = rng.integers(3, size=240)
+    told = 0.1 * (np.eye(3)[stance] + rng.normal(scale=0.8, size=(240, 3)))
+    untold = 0.1 * rng.normal(size=(240, 3))
+    pairs = linear.Pairs(np.arange(240), np.zeros(240, np.int64), stance)
+    folds = linear.Folds(np.arange(240) % 5, near_duplicates([str(place) for place in range(240)]))
+
+    def is_wide(narrow: np.ndarray, wide: np.ndarray) -> bool:
+        matrices = sparse.csr_matrix(narrow), sparse.csr_matrix(wide)
+        return choose_stances(*matrices, pairs, 1, folds, jobs=1, step=lambda: None).is_wide
+
+    assert is_wide(untold, told)
+    assert not is_wide(told, untold)
+    # Better by chance alone: a column that says nothing is over.
+    noise = rng.normal(scale=0.01, size=(240, 1))
+    assert is_wide(told, np.hstack([told, noise]))
+    assert not choose_stances(sparse.csr_matrix(told), None, pairs, 1, folds, jobs=1, step=lambda: None).is_wide
 
 
 def test_a_topic_is_described_by_what_it_is_about(taxonomy: Taxonomy) -> None:
