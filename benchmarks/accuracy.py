@@ -166,7 +166,11 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=[*FAMILIES, *PEERS], metavar="NAME", help="run these alone")
     parser.add_argument("--curves", metavar="PNG", type=Path, help="fit on 8, 32, 128 and all labels a class too")
     parser.add_argument("--draws", type=int, default=3, help="samples for each point of the curves (3)")
-    parser.add_argument("--cache", type=Path, help="a folder to keep embeddings in")
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        help="a folder to keep what is made of each text alone in; what is found there takes no time to fit",
+    )
     parser.add_argument("--jobs", type=int, default=2, help="processes that fit (2)")
     arguments = parser.parse_args()
     names = ["linear", *([] if arguments.encoder is None else list(FAMILIES)[1:]), "scikit-learn"]

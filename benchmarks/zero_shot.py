@@ -59,7 +59,9 @@ def main() -> None:
     parser.add_argument("checkpoint", metavar="CHECKPOINT")
     parser.add_argument("topics", metavar="TOPIC", nargs="*", default=list(taxonomy.ids))
     parser.add_argument("--together", metavar="N", type=int, default=1, help="topics left out of one fit (1)")
-    parser.add_argument("--cache", type=Path, help="a folder to keep embeddings in, and what an interrupt leaves")
+    parser.add_argument(
+        "--cache", type=Path, help="a folder to keep in what is made of each text alone, and what an interrupt leaves"
+    )
     arguments = parser.parse_args()
     if unknown := {*arguments.topics} - {*taxonomy.ids}:
         parser.error(f"{', '.join(unknown)}: no topic of the seeds; those are {', '.join(taxonomy.ids)}")

@@ -104,12 +104,6 @@ class EncoderRow:
     def text(self) -> str:
         return self._ngrams.text
 
-    def columns(self) -> NDArray[np.int64]:
-        return np.concatenate([self._ngrams.columns(), np.arange(self._size, self._size + len(self._embedding))])
-
-    def values(self) -> NDArray[np.float64]:
-        return np.concatenate([self._ngrams.values(), self._embedding])
-
     def dot(self, matrix: Matrix) -> NDArray[np.float64]:
         return np.asarray(self._ngrams.dot(matrix) + self._embedding @ self._dense(matrix))
 

@@ -1,4 +1,4 @@
-"""The feature function: one definition for training and for serving.
+"""The feature function: what a paragraph is to a linear model.
 
 A paragraph becomes two L2-normalised blocks of sublinear TF-IDF weights, one of word n-grams and one of character
 n-grams inside white-space-delimited chunks. The grammar is that of scikit-learn's ``TfidfVectorizer`` (analyzers
@@ -52,12 +52,6 @@ class Row(Protocol):
 
     @property
     def text(self) -> str: ...
-
-    def columns(self) -> NDArray[np.int64]:
-        """Return the columns that are not 0, shape (n,), unique, in the order in which they first occur."""
-
-    def values(self) -> NDArray[np.float64]:
-        """Return their values, shape (n,)."""
 
     def dot(self, matrix: Matrix) -> NDArray[np.float64]:
         """Return the product of the row and a matrix, shape (width,)."""
@@ -140,9 +134,11 @@ class NgramRow:
         return self._found.text
 
     def columns(self) -> NDArray[np.int64]:
+        """Return the columns that are not 0, shape (n,), unique, in the order in which they first occur."""
         return np.frombuffer(self._found.columns(), np.int32).astype(np.int64)
 
     def values(self) -> NDArray[np.float64]:
+        """Return their values, shape (n,), those that are fitted on (:mod:`training.ngrams`) to the last bit."""
         return np.frombuffer(self._found.values(), np.float64)
 
     def dot(self, matrix: Matrix) -> NDArray[np.float64]:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import sqlite3
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.encoder import Encoder
-from training.kept import name_of, open_kept
-
-_TABLES = ("CREATE TABLE IF NOT EXISTS embeddings (text BLOB PRIMARY KEY, vector BLOB NOT NULL)",)
 
 
 class Embeddings:
@@ -21,7 +19,7 @@ class Embeddings:
     ----------
     encoder : Encoder
     folder : Path, optional
-        Where they are kept, in a file for each encoder; nowhere without it.
+        Where they are kept, in a file for each encoder; nowhere without it. It may be deleted at any time.
 
     Attributes
     ----------
@@ -34,13 +32,16 @@ class Embeddings:
         self.made = 0
         # Quantisation, pooling and length are in the graph and the specification, so both name the file.
         named = hashlib.sha256(encoder.graph + encoder.tokenizer + repr(encoder.spec).encode()).hexdigest()
-        self._database = open_kept(folder, f"{named[:16]}.sqlite", _TABLES)
-        # Each is written as it is made; an outage of power may leave a file that has to be deleted.
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+        place = ":memory:" if folder is None else str(folder / f"{named[:16]}.sqlite")
+        self._database = sqlite3.connect(place, isolation_level=None, timeout=30)
         self._database.execute("PRAGMA synchronous = OFF")
+        self._database.execute("CREATE TABLE IF NOT EXISTS embeddings (text BLOB PRIMARY KEY, vector BLOB NOT NULL)")
 
     def __call__(self, text: str) -> NDArray[np.float64]:
         """Return the embedding of a text, shape (d,)."""
-        name = name_of(text)
+        name = hashlib.sha256(text.encode()).digest()
         found = self._database.execute("SELECT vector FROM embeddings WHERE text = ?", (name,)).fetchone()
         if found is not None:
             return np.frombuffer(found[0], dtype=np.float64)

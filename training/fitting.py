@@ -18,7 +18,7 @@ from models.scorer import Rules, Scorer
 from models.taxonomy import Taxonomy
 from training import calibration, linear, splits
 from training.evaluation import measure, score_examples
-from training.ngrams import Ngrams
+from training.ngrams import fit_ngrams
 from training.selection import (
     STANCE_GRID,
     TOPIC_GRID,
@@ -84,7 +84,7 @@ class Choices(NamedTuple):
 def prepare(
     examples: list[Example], taxonomy: Taxonomy, embeddings: Embeddings | None = None, cache: Path | None = None
 ) -> Material:
-    """Count the n-grams of `examples`, but of those whose counts lie in `cache`, and put their embeddings beside them.
+    """Count the n-grams of `examples`, except those whose counts lie in `cache`, and put their embeddings beside them.
 
     Raises
     ------
@@ -92,9 +92,7 @@ def prepare(
         If no n-gram stands in two paragraphs.
     """
     texts = [example.text for example in examples]
-    counter = Ngrams(cache)
-    ngrams, matrix = counter.fit(texts, min_df=linear.MIN_DF)
-    counter.close()
+    ngrams, matrix, _ = fit_ngrams(texts, min_df=linear.MIN_DF, cache=cache)
     if not ngrams.size:
         raise InvalidData(["no n-gram stands in two paragraphs; more examples are needed"])
     features: Features = ngrams

@@ -1,7 +1,7 @@
-"""Count the n-grams of each text once: what was counted is kept on disk, so that to fit again counts only what is new.
+"""Count the n-grams of each text once: a fit keeps what it counted, and the next counts only texts that are new.
 
-What changes with the set of texts, the vocabulary, the idf and so every value, is made anew from the counts, which
-takes no text apart. The values are those of :mod:`models.features`, to the last bit.
+What hangs on all texts, the vocabulary, the idf and so every value, is made anew from the counts, which takes no text
+apart. The values are those of :mod:`models.features`, to the last bit.
 """
 
 from __future__ import annotations
@@ -9,183 +9,162 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from itertools import chain, pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors.numpy import load, save
 from scipy import sparse
 
 from models.features import WORD_NGRAMS, NgramFeatures
 from models.plain import CACHED_CHUNKS, CHAR_NGRAMS, WORD, char_ngrams, normalised, sublinear
-from training.kept import name_of, open_kept
 
-# Numbers of n-grams, in the order in which they first occur, and how often they do: shape (2, n).
-Counts = NDArray[np.int32]
-# What takes a text apart: by other rules, or by another Unicode, it has other n-grams.
-_GRAMMAR = repr((WORD.pattern, WORD_NGRAMS, CHAR_NGRAMS, unicodedata.unidata_version))
-_TABLES = (
-    "CREATE TABLE IF NOT EXISTS counts (text BLOB PRIMARY KEY, words BLOB NOT NULL, chars BLOB NOT NULL)",
-    "CREATE TABLE IF NOT EXISTS grams (block TEXT, first INTEGER, names TEXT NOT NULL, PRIMARY KEY (block, first))",
-)
+# Numbers of n-grams, in the order in which they first occur, and how often each does: int32 of shape (2, n).
+Grams = NDArray[np.int32]
+# What takes a text apart; raise the number where code below, or `char_ngrams`, does it otherwise.
+_GRAMMAR = repr((1, WORD.pattern, WORD_NGRAMS, CHAR_NGRAMS, unicodedata.unidata_version))
+_BLOCKS = ("words", "chars")
+_DIGEST = 32
 
 
-class Ngrams:
-    """Count the n-grams of texts, of each text once.
+class Fitted(NamedTuple):
+    """Features, the rows of the texts they were learned from, columns ascending, float64 of shape (n_texts,
+    features.size), and how many texts were counted and not found."""
+
+    features: NgramFeatures
+    matrix: sparse.csr_matrix
+    counted: int
+
+
+class _Counted(NamedTuple):
+    """The n-grams of texts by their hash: for each block the names that the numbers stand for, and each text's."""
+
+    names: tuple[list[str], list[str]]
+    grams: dict[bytes, tuple[Grams, Grams]]
+
+
+def fit_ngrams(texts: Sequence[str], *, min_df: int, cache: Path | None = None) -> Fitted:
+    """Learn the vocabulary, n-grams in at least `min_df` texts, and the smooth idf, ``1 + ln((1 + n) / (1 + df))``.
 
     Parameters
     ----------
-    folder : Path, optional
-        Where counts are kept, in a file of their own; nowhere without it.
-
-    Attributes
-    ----------
-    made : int
-        How many texts were counted and not found.
+    texts : sequence of str
+    min_df : int
+    cache : path, optional
+        A folder where the counts of the last fit are kept, in a file that may be deleted at any time. One that is
+        damaged is taken for none, and where it cannot be written none is kept.
     """
-
-    def __init__(self, folder: Path | None) -> None:
-        self.made = 0
-        named = hashlib.sha256(_GRAMMAR.encode()).hexdigest()
-        self._database = open_kept(folder, f"ngrams-{named[:16]}.sqlite", _TABLES)
-
-    def fit(self, texts: Sequence[str], *, min_df: int) -> tuple[NgramFeatures, sparse.csr_matrix]:
-        """Learn the vocabulary, n-grams in at least `min_df` texts, and the smooth idf, ``1 + ln((1 + n) / (1 + df))``.
-
-        Returns
-        -------
-        features : NgramFeatures
-        matrix : csr_matrix of float64, shape (n_texts, features.size)
-            The rows of `texts`, columns ascending.
-        """
-        names = [name_of(text) for text in texts]
-        # All in one transaction: numbers mean something beside the n-grams that were there with them.
-        with self._database as database:
-            database.execute("BEGIN")
-            blocks = _Blocks(_Block(self._kept("words")), _Block(self._kept("chars")))
-            rows = {name: row for name in names if (row := self._row(name)) is not None}
-        new = {}
-        for name, text in zip(names, texts, strict=True):
-            if name not in rows:
-                rows[name] = new[name] = blocks.taken_apart(text.lower())
-        self.made += len(new)
-        if new:
-            self._keep(blocks, new)
-        return _fitted(blocks, [_unpacked(rows[name]) for name in names], min_df)
-
-    def close(self) -> None:
-        self._database.close()
-
-    def _kept(self, block: str) -> list[str]:
-        rows = self._database.execute("SELECT names FROM grams WHERE block = ? ORDER BY first", (block,)).fetchall()
-        # Words and chunks are what stands between white space: there is no line end in any n-gram.
-        return [name for (names,) in rows for name in names.split("\n")]
-
-    def _row(self, name: bytes) -> _Packed | None:
-        row = self._database.execute("SELECT words, chars FROM counts WHERE text = ?", (name,)).fetchone()
-        return None if row is None else _Packed(*row)
-
-    def _keep(self, blocks: _Blocks, new: dict[bytes, _Packed]) -> None:
-        """Write down what is new, unless another training has given the same numbers to other n-grams meanwhile."""
-        with self._database as database:
-            database.execute("BEGIN IMMEDIATE")
-            if any(len(self._kept(name)) != block.kept for name, block in blocks._asdict().items()):
-                return
-            for name, block in blocks._asdict().items():
-                if added := list(block.number_of)[block.kept :]:
-                    database.execute("INSERT INTO grams VALUES (?, ?, ?)", (name, block.kept, "\n".join(added)))
-            rows = ((name, *row) for name, row in new.items())
-            database.executemany("INSERT OR IGNORE INTO counts VALUES (?, ?, ?)", rows)
+    kept = cache / f"ngrams-{hashlib.sha256(_GRAMMAR.encode()).hexdigest()[:16]}" if cache else None
+    known = (_read(kept) if kept else None) or _Counted(([], []), {})
+    hashes = [hashlib.sha256(text.encode()).digest() for text in texts]
+    numbers = [{name: number for number, name in enumerate(names)} for names in known.names]
+    count, found = _counter(*numbers), {}
+    for name, text in zip(hashes, texts, strict=True):
+        if name not in found:
+            found[name] = known.grams.get(name) or count(text.lower())
+    names = list(numbers[0]), list(numbers[1])
+    counted = len(found.keys() - known.grams.keys())
+    if kept and counted:
+        # To keep it saves time; not to keep it costs no more than that.
+        with suppress(OSError):
+            _write(kept, _Counted(names, found))
+    blocks = [_block(of_block, [found[name][place] for name in hashes], min_df) for place, of_block in enumerate(names)]
+    matrix = sparse.csr_matrix(sparse.hstack([block.matrix for block in blocks], format="csr"))
+    idf = np.concatenate([block.idf for block in blocks])
+    return Fitted(NgramFeatures(blocks[0].names, blocks[1].names, idf), matrix, counted)
 
 
-def _fitted(
-    blocks: _Blocks, counts: Sequence[tuple[Counts, Counts]], min_df: int
-) -> tuple[NgramFeatures, sparse.csr_matrix]:
-    words = blocks.words.vocabulary([words for words, _ in counts], min_df)
-    chars = blocks.chars.vocabulary([chars for _, chars in counts], min_df)
-    df = np.concatenate([words.df, chars.df])
-    idf = (1.0 + np.log((1.0 + len(counts)) / (1.0 + df))).astype(np.float32)
-    columns, values = [], []
-    for both in counts:
-        for found, vocabulary, first in zip(both, (words, chars), (0, len(words.names)), strict=True):
-            column, times = vocabulary.known(found)
-            columns.append(column + first)
-            values.append(normalised(sublinear(times) * idf[columns[-1]].astype(np.float64)))
-    ends = np.cumsum([0, *map(len, columns)])[::2]
-    matrix = sparse.csr_matrix((np.concatenate(values), np.concatenate(columns), ends), (len(counts), len(idf)))
-    matrix.sort_indices()
-    return NgramFeatures(words.names, chars.names, idf), matrix
+def _counter(words: dict[str, int], chars: dict[str, int]) -> Callable[[str], tuple[Grams, Grams]]:
+    """Return what takes a lower-case text apart; n-grams that have no number yet get the next."""
+
+    def numbered(number_of: dict[str, int], grams: Iterable[str]) -> list[int]:
+        number = number_of.setdefault
+        return [number(gram, len(number_of)) for gram in grams]
+
+    of_chunk = lru_cache(maxsize=CACHED_CHUNKS)(lambda chunk: numbered(chars, char_ngrams(chunk)))
+
+    def count(lowered: str) -> tuple[Grams, Grams]:
+        found = WORD.findall(lowered)
+        bigrams = (f"{one} {other}" for one, other in pairwise(found))
+        parts = chain.from_iterable(map(of_chunk, lowered.split()))
+        return _times(numbered(words, chain(found, bigrams))), _times(parts)
+
+    return count
 
 
-class _Packed(NamedTuple):
-    """The counts of one text as they are kept."""
-
-    words: bytes
-    chars: bytes
-
-
-def _packed(numbers: Iterable[int]) -> bytes:
+def _times(numbers: Iterable[int]) -> Grams:
     counts = Counter(numbers)
-    return np.array([[*counts.keys()], [*counts.values()]], np.int32).tobytes()
+    return np.array([[*counts.keys()], [*counts.values()]], np.int32)
 
 
-def _unpacked(row: _Packed) -> tuple[Counts, Counts]:
-    words, chars = (np.frombuffer(part, np.int32).reshape(2, -1) for part in row)
-    return words, chars
-
-
-class _Vocabulary(NamedTuple):
-    """The n-grams that are looked for: `names`, the commonest first, in how many texts each occurs, `df`, and the
-    column of each number, -1 where it has none."""
+class _Block(NamedTuple):
+    """One block of the columns: names, the commonest first, the idf of each, and rows of norm 1."""
 
     names: list[str]
-    df: NDArray[np.int64]
-    column: NDArray[np.int32]
-
-    def known(self, counts: Counts) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        """Return the columns that a text has, and how often each occurs."""
-        column = self.column[counts[0]]
-        has = column >= 0
-        return column[has], counts[1, has]
+    idf: NDArray[np.float32]
+    matrix: sparse.csr_matrix
 
 
-class _Block:
-    """N-grams numbered as they come; `kept` of them are on disk."""
-
-    def __init__(self, names: Sequence[str]) -> None:
-        self.number_of = {name: number for number, name in enumerate(names)}
-        self.kept = len(names)
-        self.of_chunk = lru_cache(maxsize=CACHED_CHUNKS)(lambda chunk: self.numbered(char_ngrams(chunk)))
-
-    def numbered(self, grams: Iterable[str]) -> list[int]:
-        number = self.number_of.setdefault
-        return [number(gram, len(self.number_of)) for gram in grams]
-
-    def vocabulary(self, counts: Iterable[Counts], least: int) -> _Vocabulary:
-        df = np.zeros(len(self.number_of), np.int64)
-        for numbers, _ in counts:
-            df[numbers] += 1
-        names = list(self.number_of)
-        frequent = np.flatnonzero(df >= least).tolist()
-        # What is asked for together lies together in memory then, weights and all, and most stays near the processor.
-        order = [number for *_, number in sorted((-int(df[number]), names[number], number) for number in frequent)]
-        column = np.full(len(names), -1, np.int32)
-        column[order] = np.arange(len(order))
-        return _Vocabulary([names[number] for number in order], df[order], column)
+def _block(names: Sequence[str], rows: Sequence[Grams], min_df: int) -> _Block:
+    ends = np.cumsum([0, *(grams.shape[1] for grams in rows)])
+    numbers, times = np.concatenate(rows, axis=1)
+    df = np.bincount(numbers, minlength=len(names))
+    frequent = np.flatnonzero(df >= min_df).tolist()
+    # What is asked for together lies together in memory then, weights and all, and most of it stays near the processor.
+    order = [number for *_, number in sorted((-int(df[number]), names[number], number) for number in frequent)]
+    idf = (1.0 + np.log((1.0 + len(rows)) / (1.0 + df[order]))).astype(np.float32)
+    column = np.full(len(names), -1, np.int32)
+    column[order] = np.arange(len(order))
+    columns = column[numbers]
+    is_known = columns >= 0
+    columns = columns[is_known]
+    values = sublinear(times[is_known]) * idf[columns].astype(np.float64)
+    ends = np.append(0, np.cumsum(is_known))[ends]
+    for start, end in pairwise(ends.tolist()):
+        values[start:end] = normalised(values[start:end])
+    matrix = sparse.csr_matrix((values, columns, ends), shape=(len(rows), len(order)))
+    matrix.sort_indices()
+    return _Block([names[number] for number in order], idf, matrix)
 
 
-class _Blocks(NamedTuple):
-    """The n-grams of words and those of characters, which are columns apart."""
+def _read(path: Path) -> _Counted | None:
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return None
+    if hashlib.sha256(data[_DIGEST:]).digest() != data[:_DIGEST]:
+        return None
+    arrays = load(data[_DIGEST:])
+    # Words and chunks are what stands between white space: there is no line end in any n-gram.
+    names = [arrays[f"{block}.names"].tobytes().decode().split("\n") for block in _BLOCKS]
+    parts = [np.split(arrays[f"{block}.grams"], arrays[f"{block}.ends"][:-1], axis=1) for block in _BLOCKS]
+    hashes = [row.tobytes() for row in arrays["texts"]]
+    return _Counted((names[0], names[1]), dict(zip(hashes, zip(*parts, strict=True), strict=True)))
 
-    words: _Block
-    chars: _Block
 
-    def taken_apart(self, lowered: str) -> _Packed:
-        """Return the counts of a lower-case text."""
-        words = WORD.findall(lowered)
-        bigrams = (f"{one} {other}" for one, other in pairwise(words))
-        chars = chain.from_iterable(map(self.chars.of_chunk, lowered.split()))
-        return _Packed(_packed(self.words.numbered([*words, *bigrams])), _packed(chars))
+def _write(path: Path, counted: _Counted) -> None:
+    """Put the counts into a file, without the names that no text has any more."""
+    arrays: dict[str, NDArray[Any]] = {
+        "texts": np.frombuffer(b"".join(counted.grams), np.uint8).reshape(len(counted.grams), -1)
+    }
+    for place, block in enumerate(_BLOCKS):
+        rows = [grams[place] for grams in counted.grams.values()]
+        grams = np.concatenate(rows, axis=1)
+        used = np.bincount(grams[0], minlength=len(counted.names[place])) > 0
+        grams[0] = (np.cumsum(used) - 1)[grams[0]]
+        names = "\n".join(name for name, is_used in zip(counted.names[place], used, strict=True) if is_used)
+        arrays[f"{block}.names"] = np.frombuffer(names.encode(), np.uint8)
+        arrays[f"{block}.grams"] = grams
+        arrays[f"{block}.ends"] = np.cumsum([part.shape[1] for part in rows])
+    data = save(arrays)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    with part.open("wb") as file:
+        file.write(hashlib.sha256(data).digest())
+        file.write(data)
+    part.replace(path)

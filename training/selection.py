@@ -77,8 +77,8 @@ def choose_stances(
     step: Callable[[], None],
 ) -> StanceChoice:
     """Return the strength of each matrix with the least log loss; of the two the wide one, unless the narrow one is
-    better by more than the standard error of the difference (Breiman et al. 1984, section 3.4.3): the loss of a few
-    dozen pairs tells them apart by chance."""
+    better by more than the standard error of the difference, in the manner of Breiman et al. 1984, section 3.4.3: the
+    loss of a few dozen pairs tells them apart by chance."""
     choices = []
     for is_wide, columns, c in _candidates(matrix, wide, STANCE_GRID, WIDE_STANCE_GRID):
         augmented = linear.augment(columns[pairs.row], pairs.topic, n_topics)

@@ -43,7 +43,7 @@ class Wordings:
         return np.asarray(matrix[:, -self._embeddings.shape[1] :] @ self._embeddings.T)
 
     def widen(self, matrix: sparse.csr_matrix) -> sparse.csr_matrix:
-        """Return the matrix that topics' weights may be fitted on, shape (n, n_columns + n_topics)."""
+        """Return the matrix that weights may be fitted on instead, shape (n, n_columns + n_topics)."""
         n_dimensions = self._embeddings.shape[1]
         parts = [
             matrix[:, :-n_dimensions],
@@ -53,7 +53,7 @@ class Wordings:
         return sparse.csr_matrix(sparse.hstack(parts, format="csr"))
 
     def narrow(self, weights: FloatArray) -> FloatArray:
-        """Turn weights for the columns of :meth:`widen`, one topic a column, into those for the matrix' own."""
+        """Turn weights for the columns of :meth:`widen`, one head a column, into those for the matrix' own."""
         n_topics, n_dimensions = self._embeddings.shape
         found = weights[:-n_topics].copy()
         found[-n_dimensions:] *= _EMBEDDING

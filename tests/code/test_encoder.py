@@ -17,7 +17,10 @@ import pytest
 from models.bundle import GRAPH, Bundle, load_bundle
 from models.encoder import Encoder
 from models.errors import BundleError, InvalidData
+from models.examples import Example
+from models.taxonomy import Taxonomy
 from tests.conftest import ROOT, Server, serving, write_small
+from training import fitting
 from training.embeddings import Embeddings
 from training.export import pipelines
 from training.run import Options, run
@@ -96,6 +99,19 @@ def test_fitting_again_embeds_only_what_is_new(encoder: Encoder, tmp_path: Path)
     again = Embeddings(encoder, tmp_path)
     assert (again(TEXT) == vectors[0]).all() and again.made == 0
     again.close()
+
+
+def test_the_matrix_that_is_fitted_on_has_the_rows_that_are_served(
+    encoder: Encoder, seeds: list[Example], taxonomy: Taxonomy
+) -> None:
+    chosen = seeds[:30]
+    material = fitting.prepare(chosen, taxonomy, Embeddings(encoder, None))
+    ngrams = material.features.ngrams
+    for fitted, each in zip(material.matrix, chosen, strict=True):
+        row, dense = ngrams.read(each.text), fitted.toarray()[0]
+        assert dense[row.columns()].tobytes() == row.values().tobytes()
+        assert dense[ngrams.size :].tobytes() == encoder.embed(each.text).tobytes()
+        assert np.count_nonzero(dense[: ngrams.size]) == len(row.columns())
 
 
 def test_a_challenger_takes_the_champions_encoder(bundle: Bundle, folder: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from models.examples import Example
 from models.features import CHAR_NGRAMS, WORD_NGRAMS, NgramFeatures
-from training.ngrams import Ngrams
+from training.ngrams import fit_ngrams
 
 SCRIPTS = [
     "Крым — это Россия? Нет: так сказал ΣΊΣΥΦΟΣ, İstanbul'da.",
@@ -29,7 +29,7 @@ def pair(seeds: list[Example]) -> tuple[NgramFeatures, list[TfidfVectorizer]]:
     chars = TfidfVectorizer(analyzer="char_wb", ngram_range=CHAR_NGRAMS, sublinear_tf=True, min_df=2)
     words.fit(texts)
     chars.fit(texts)
-    return Ngrams(None).fit(texts, min_df=2)[0], [words, chars]
+    return fit_ngrams(texts, min_df=2).features, [words, chars]
 
 
 def check(pair: tuple[NgramFeatures, list[TfidfVectorizer]], text: str) -> None:

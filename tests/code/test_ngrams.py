@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import sqlite3
 from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy import sparse
 
 from models.examples import Example
 from models.features import NgramFeatures
-from training.ngrams import Ngrams, _Blocks, _Packed
+from training.ngrams import Fitted, fit_ngrams
 
 ODD = ["", "x", "word " * 90, "İstanbul'da ΣΊΣΥΦΟΣ ﬁ ß\x00\u2028next\x85line", "制裁没有出路。 制裁没有出路。"]
-Fitted = tuple[NgramFeatures, sparse.csr_matrix, int]
 
 
 @pytest.fixture(scope="module")
@@ -22,21 +19,18 @@ def texts(seeds: list[Example]) -> list[str]:
     return [*ODD, *(example.text for example in seeds[:400])]
 
 
-def fitted(folder: Path | None, texts: list[str]) -> Fitted:
-    ngrams = Ngrams(folder)
-    features, matrix = ngrams.fit(texts, min_df=2)
-    ngrams.close()
-    return features, matrix, ngrams.made
+def fit(texts: list[str], cache: Path | None = None) -> Fitted:
+    return fit_ngrams(texts, min_df=2, cache=cache)
 
 
-def same(one: Fitted, other: Fitted) -> bool:
-    columns = [(list(features.words), list(features.chars), features.idf.tobytes()) for features, *_ in (one, other)]
-    values = [(m.indptr.tolist(), m.indices.tolist(), m.data.tobytes()) for _, m, _ in (one, other)]
-    return columns[0] == columns[1] and values[0] == values[1]
+def parts(fitted: Fitted) -> list[object]:
+    features, matrix = fitted.features, fitted.matrix
+    arrays = [array.tobytes() for array in (features.idf, matrix.indptr, matrix.indices, matrix.data)]
+    return [list(features.words), list(features.chars), *arrays]
 
 
 def test_the_matrix_has_the_rows_that_are_served(texts: list[str]) -> None:
-    features, matrix, _ = fitted(None, texts)
+    features, matrix, _ = fit(texts)
     assert matrix.shape == (len(texts), features.size)
     for compiled in (True, False):
         served = NgramFeatures(features.words, features.chars, features.idf, compiled=compiled)
@@ -49,45 +43,48 @@ def test_the_matrix_has_the_rows_that_are_served(texts: list[str]) -> None:
 
 def test_to_fit_again_counts_what_is_new_and_gives_what_a_fresh_count_gives(tmp_path: Path, texts: list[str]) -> None:
     before = [*texts[300:], *texts[:200]]
-    assert fitted(tmp_path, before)[2] == len(before)
-    again = fitted(tmp_path, texts)
-    assert again[2] == 100
-    assert same(again, fitted(None, texts))
-    assert not same(again, fitted(None, before))
-    assert fitted(tmp_path, texts)[2] == 0
-
-
-def test_two_that_count_at_once_do_not_mix_their_numbers(
-    tmp_path: Path, texts: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    taken_apart, others = _Blocks.taken_apart, []
-
-    def interrupted(blocks: _Blocks, lowered: str) -> _Packed:
-        if not others:
-            others.append(None)
-            others.append(fitted(tmp_path, texts[100:200])[2])
-        return taken_apart(blocks, lowered)
-
-    monkeypatch.setattr(_Blocks, "taken_apart", interrupted)
-    assert same(fitted(tmp_path, texts[:200]), fitted(None, texts[:200]))
-    assert others == [None, 100]
-    # What the first counted was not kept: its numbers were those of other n-grams.
-    again = fitted(tmp_path, texts[:200])
-    assert again[2] == 100
-    assert same(again, fitted(None, texts[:200]))
+    assert fit(before, tmp_path).counted == len(before)
+    size = sum(file.stat().st_size for file in tmp_path.iterdir())
+    again = fit(texts, tmp_path)
+    assert again.counted == 100
+    assert parts(again) == parts(fit(texts))
+    assert parts(again) != parts(fit(before))
+    assert fit(texts, tmp_path).counted == 0
+    # Of what is fitted no more, nothing stays.
+    assert parts(fit([*texts[:50], "a new one"], tmp_path)) == parts(fit([*texts[:50], "a new one"]))
+    assert sum(file.stat().st_size for file in tmp_path.iterdir()) < size / 3
 
 
 def test_a_text_that_comes_twice_is_counted_once(tmp_path: Path, texts: list[str]) -> None:
-    assert fitted(tmp_path, [*texts, *texts])[2] == len(texts)
+    fitted = fit([*texts, *texts], tmp_path)
+    assert fitted.counted == len(texts)
+    assert (fitted.matrix[: len(texts)] != fitted.matrix[len(texts) :]).nnz == 0
 
 
-def test_a_damaged_file_is_begun_anew_and_one_that_cannot_be_read_is_told_of(tmp_path: Path, texts: list[str]) -> None:
-    fitted(tmp_path, texts)
+@pytest.mark.parametrize("empty", [[""], ["", " \n"], ["x"]])
+def test_texts_without_ngrams_have_empty_rows(tmp_path: Path, empty: list[str]) -> None:
+    for _ in range(2):
+        fitted = fit(empty, tmp_path)
+        assert fitted.features.size == 0 and fitted.matrix.shape == (len(empty), 0)
+
+
+def test_a_damaged_file_is_taken_for_none(tmp_path: Path, texts: list[str]) -> None:
+    fresh = parts(fit(texts, tmp_path))
     (file,) = tmp_path.iterdir()
-    file.write_bytes(b"not a database" * 1000)
-    assert fitted(tmp_path, texts)[2] == len(texts)
-    file.unlink()
-    file.mkdir()
-    with pytest.raises(sqlite3.OperationalError):
-        Ngrams(tmp_path)
-    assert file.is_dir()
+    whole = file.read_bytes()
+    rng = np.random.default_rng(0)
+    for place in [0, len(whole) - 1, *rng.integers(len(whole), size=8)]:
+        damaged = bytearray(whole)
+        damaged[place] ^= 64
+        file.write_bytes(damaged)
+        again = fit(texts, tmp_path)
+        assert again.counted == len(texts) and parts(again) == fresh
+    file.write_bytes(whole[:-1])
+    assert fit(texts, tmp_path).counted == len(texts)
+    assert fit(texts, tmp_path).counted == 0
+
+
+def test_where_nothing_can_be_kept_a_fit_goes_on(tmp_path: Path, texts: list[str]) -> None:
+    (tmp_path / "file").write_text("no folder")
+    fitted = fit(texts, tmp_path / "file")
+    assert fitted.counted == len(texts) and parts(fitted) == parts(fit(texts))
