@@ -30,7 +30,7 @@ _FEW_DOCUMENTS = 50
 # Part of the topics of all paragraphs that may lie out of the heads' reach.
 _MISSED = 0.05
 # The precision of a normal prior about a blend's slopes and offsets.
-_PRIOR = 16
+_PRIOR = 4.0
 # Its slopes, of the heads and of the pair model: heads are calibrated, and stand until the pair model is seen to add to
 # them; of a topic without labels neither knows more than the other.
 _HEADS, _BOTH = (1.0, 0.0), (0.5, 0.5)
