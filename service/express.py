@@ -8,8 +8,9 @@ asks for more is sent on to the road, as is every other request.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from http import HTTPStatus
 from typing import NamedTuple
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from models.bundle import Bundle
 from service.body import declared_length
@@ -104,10 +105,4 @@ class Express:
 
 def _bytes(status: int, entry: Entry, headers: RawHeaders, body: bytes) -> bytes:
     lines = b"".join([b"%s: %s\r\n" % header for header in headers])
-    return b"HTTP/1.1 %d %s\r\n%sx-request-id: %s\r\n\r\n%s" % (
-        status,
-        HTTPStatus(status).phrase.encode(),
-        lines,
-        entry.id.encode(),
-        body,
-    )
+    return b"%s%sx-request-id: %s\r\n\r\n%s" % (STATUS_LINE[status], lines, entry.id.encode(), body)
