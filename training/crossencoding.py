@@ -29,12 +29,22 @@ _HELD = 10
 _FEW_DOCUMENTS = 50
 # Part of the topics of all paragraphs that may lie out of the heads' reach.
 _MISSED = 0.05
-# The precision of a normal prior about a blend's slopes and offsets.
-_PRIOR = 4.0
-# Its slopes, of the heads and of the pair model: heads are calibrated, and stand until the pair model is seen to add to
-# them; of a topic without labels neither knows more than the other.
-_HEADS, _BOTH = (1.0, 0.0), (0.5, 0.5)
 _AS_IT_IS = Blend(0.0, 1.0, [0.0])
+
+
+class _Prior(NamedTuple):
+    """What the slopes of a blend are drawn to, the heads' and the pair model's, and are with fewer than ``least``
+    observations."""
+
+    head: float
+    pair: float
+    least: int
+
+
+# Heads are calibrated, and stand until enough has been seen of what a pair model adds to them. Of a topic without
+# labels neither knows more than the other.
+_HEADS = _Prior(1.0, 0.0, least=50)
+_BOTH = _Prior(0.5, 0.5, least=1)
 
 
 class Tuned(NamedTuple):
@@ -229,7 +239,7 @@ def _alone(blend: Blend) -> Blend:
     return msgspec.structs.replace(blend, head=0.0)
 
 
-def _fit_topic(heads: FloatArray, pairs: FloatArray, labels: NDArray[np.bool_], prior: tuple[float, float]) -> Blend:
+def _fit_topic(heads: FloatArray, pairs: FloatArray, labels: NDArray[np.bool_], prior: _Prior) -> Blend:
     """Fit ``sigmoid(head * heads + pair * pairs + offset)`` to labels, arrays of shape (n,)."""
     present = np.stack([heads, pairs], axis=1)
     columns = np.stack([np.zeros_like(present), present], axis=2)
@@ -237,13 +247,13 @@ def _fit_topic(heads: FloatArray, pairs: FloatArray, labels: NDArray[np.bool_], 
     return Blend(head, pair, [float(offset[1] - offset[0])])
 
 
-def _fit_stance(heads: FloatArray, pairs: FloatArray, stance: NDArray[np.int64], prior: tuple[float, float]) -> Blend:
+def _fit_stance(heads: FloatArray, pairs: FloatArray, stance: NDArray[np.int64], prior: _Prior) -> Blend:
     """Fit ``softmax(head * heads + pair * pairs + offset)`` to stances; logits of shape (n, 3)."""
     head, pair, offset = _fit(np.stack([heads, pairs], axis=1), stance, prior)
     return Blend(head, pair, offset.tolist())
 
 
-def _fit(logits: FloatArray, gold: NDArray[np.int64], prior: tuple[float, float]) -> tuple[float, float, FloatArray]:
+def _fit(logits: FloatArray, gold: NDArray[np.int64], prior: _Prior) -> tuple[float, float, FloatArray]:
     """Fit two slopes, neither below 0, and an offset for each outcome, by log loss.
 
     Parameters
@@ -251,20 +261,22 @@ def _fit(logits: FloatArray, gold: NDArray[np.int64], prior: tuple[float, float]
     logits : ndarray of float64, shape (n, 2, n_outcomes)
         The heads', then the pair model's.
     gold : ndarray of int64, shape (n,)
-    prior : tuple of float
-        What the slopes are drawn to, and are where there is nothing to fit to; the offsets are drawn to 0.
+    prior : _Prior
+        The offsets are drawn to 0.
     """
     n, _, n_outcomes = logits.shape
     hot = np.eye(n_outcomes)[gold]
-    start = np.array([*prior, *np.zeros(n_outcomes)])
+    start = np.array([prior.head, prior.pair, *np.zeros(n_outcomes)])
+    if n < prior.least:
+        return prior.head, prior.pair, start[2:]
 
     def loss(parameters: FloatArray) -> tuple[float, FloatArray]:
         p = softmax(np.einsum("k,nko->no", parameters[:2], logits) + parameters[2:])
         error, off = p - hot, parameters - start
         nll = -np.sum(np.log(np.maximum((p * hot).sum(axis=1), 1e-300)))
         gradient = np.concatenate([np.einsum("no,nko->k", error, logits), error.sum(axis=0)])
-        total = n + _PRIOR
-        return float(nll + 0.5 * _PRIOR * (off @ off)) / total, (gradient + _PRIOR * off) / total
+        # A normal prior of precision 1 keeps the offsets finite.
+        return float(nll + 0.5 * (off @ off)) / (n + 1), (gradient + off) / (n + 1)
 
     bounds: Sequence[tuple[float | None, None]] = [(0.0, None)] * 2 + [(None, None)] * n_outcomes
     found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds)

@@ -23,7 +23,7 @@ from models.examples import read_examples
 from models.taxonomy import read_taxonomy
 from tests.conftest import ROOT, serving, write_small
 from training import splits
-from training.crossencoding import _fit_stance
+from training.crossencoding import _HEADS, _fit_stance
 from training.run import Options, run
 
 TEXT = "The kettle by the leaf in town was splendid and fair."
@@ -217,14 +217,14 @@ def test_where_no_held_row_has_a_stance_the_heads_stand_alone(folder: Path, chec
     assert scorer.classify(TEXT, explain=True).topics[0].stance is not None
 
 
-def test_a_blend_stands_by_the_heads_until_the_pair_model_is_seen_to_add_to_them() -> None:
+def test_the_heads_stand_alone_until_enough_has_been_seen_of_the_pair_model() -> None:
     rng = np.random.default_rng(0)
     stance = rng.integers(3, size=400)
     heads = np.log(np.full((400, 3), 1 / 3)) + rng.normal(scale=0.1, size=(400, 3))
     pairs = np.eye(3)[stance] + rng.normal(scale=0.5, size=(400, 3))
-    few = _fit_stance(heads[:4], pairs[:4], stance[:4], (1.0, 0.0))
-    assert (few.head, few.pair) == pytest.approx((1.0, 0.0), abs=0.3) and np.abs(few.offset).max() < 0.2
-    assert _fit_stance(heads, pairs, stance, (1.0, 0.0)).pair > 1.5
+    assert _fit_stance(heads[:49], pairs[:49], stance[:49], _HEADS) == Blend(1.0, 0.0, [0.0, 0.0, 0.0])
+    for n in (50, 400):
+        assert _fit_stance(heads[:n], pairs[:n], stance[:n], _HEADS).pair > 1.0
 
 
 def test_canaries_hold_where_every_topic_is_read(bundle: Bundle) -> None:
