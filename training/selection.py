@@ -16,7 +16,7 @@ from training.calibration import Platt, Tempering, fit_platt, fit_tempering
 
 FloatArray = NDArray[np.float64]
 # Inverse strengths of the L2 penalty, from much to little.
-TOPIC_GRID = (0.3, 1.0, 10.0, 30.0)
+TOPIC_GRID = (1.0, 10.0, 30.0)
 STANCE_GRID = (0.3, 3.0, 30.0)
 # For columns that lean to the topics' wording and to embeddings (:mod:`training.wordings`), which are for few labels.
 WIDE_TOPIC_GRID = (0.1, 1.0)
