@@ -159,6 +159,7 @@ def _wordings(choices: Choices, scorer: Scorer) -> dict[str, Any]:
         "topic_c_if_they_lean": WIDE_TOPIC_GRID,
         "stances_lean_to_wordings": choices.stance is not None and choices.stance.is_wide,
         "stance_c_if_they_lean": WIDE_STANCE_GRID,
+        "stances_lean_unless": "plain columns have a lower log loss by more than its standard error",
     }
 
 

@@ -63,20 +63,18 @@ def fit_ngrams(texts: Sequence[str], *, min_df: int, cache: Path | None = None) 
     known = (_read(kept) if kept else None) or _Counted(([], []), {})
     hashes = [hashlib.sha256(text.encode()).digest() for text in texts]
     numbers = [{name: number for number, name in enumerate(names)} for names in known.names]
-    count, found = _counter(*numbers), {}
-    for name, text in zip(hashes, texts, strict=True):
-        if name not in found:
-            found[name] = known.grams.get(name) or count(text.lower())
+    count, text_of = _counter(*numbers), dict(zip(hashes, texts, strict=True))
+    new = {name: count(text.lower()) for name, text in text_of.items() if name not in known.grams}
+    found = {name: known.grams[name] for name in text_of if name in known.grams} | new
     names = list(numbers[0]), list(numbers[1])
-    counted = len(found.keys() - known.grams.keys())
-    if kept and counted:
+    if kept and new:
         # To keep it saves time; not to keep it costs no more than that.
         with suppress(OSError):
             _write(kept, _Counted(names, found))
     blocks = [_block(of_block, [found[name][place] for name in hashes], min_df) for place, of_block in enumerate(names)]
     matrix = sparse.csr_matrix(sparse.hstack([block.matrix for block in blocks], format="csr"))
     idf = np.concatenate([block.idf for block in blocks])
-    return Fitted(NgramFeatures(blocks[0].names, blocks[1].names, idf), matrix, counted)
+    return Fitted(NgramFeatures(blocks[0].names, blocks[1].names, idf), matrix, len(new))
 
 
 def _counter(words: dict[str, int], chars: dict[str, int]) -> Callable[[str], tuple[Grams, Grams]]:

@@ -24,6 +24,14 @@ def test_weights_of_the_wide_columns_score_as_those_they_are_turned_into() -> No
     weights = rng.normal(size=(wide.shape[1], 3))
     assert wide.shape == (7, 12)
     np.testing.assert_allclose(wide @ weights, matrix @ wordings.narrow(weights), atol=1e-12)
+    stances = rng.normal(size=(4, wide.shape[1], 3))
+    heads = linear.Heads(weights, np.zeros(3), stances, np.zeros(3))
+    for is_wide in (True, False):
+        narrow = fitting._narrow(wordings, heads, not is_wide, is_wide).stance_weights
+        assert narrow is not None
+        for block, found in zip(stances, narrow, strict=True):
+            columns = matrix if is_wide else wide
+            np.testing.assert_allclose(columns @ found, wide @ block, atol=1e-12)
 
 
 def test_with_few_labels_the_wording_helps_to_find_a_topic(

@@ -145,8 +145,11 @@ def test_promotion_by_hand_and_a_remote_command(start: Callable[..., Server], tm
     assert "%" in done.stderr
     (new,) = states(server).keys() - {old}
     assert states(server) == {old: "active", new: "candidate"}
+    (counts,) = (tmp_path / "home" / "cache").iterdir()
+    written = counts.stat().st_mtime_ns
     again = wait(server, ask(server), "succeeded")
     assert again["model"] == new
+    assert counts.stat().st_mtime_ns == written, "texts that were counted before were counted again"
     assert not list((tmp_path / "home" / "trainings").iterdir())
 
 
