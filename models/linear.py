@@ -60,8 +60,9 @@ class LinearModel:
         self.stance_bias = stance_bias
         n_topics = topic_weights.shape[1]
         self._topics = [topic_weights[:, topic : topic + 1] for topic in range(n_topics)]
-        self._stances: Sequence[Matrix] = [] if stance_weights is None else stance_weights[0] + stance_weights[1:]
-        self._labeller = features.labeller(Weights(topic_weights, topic_bias, self._stances, stance_bias), LINK_PART)
+        sides = [] if stance_weights is None else list(sides_of(topic_weights, stance_weights))
+        self._stances = [matrix[:, 1:] for matrix in sides]
+        self._labeller = features.labeller(Weights(topic_weights, topic_bias, sides, stance_bias), LINK_PART)
 
     def topic_logits(self, texts: Sequence[str]) -> FloatArray:
         """Return the logit of each topic for each text, shape (n_texts, n_topics)."""
@@ -90,6 +91,15 @@ class LinearModel:
         if self.stance_bias is None:
             raise ValueError("this model was fitted without stances")
         return self._stances[topic], self.stance_bias[topic]
+
+
+def sides_of(topic_weights: NDArray[np.float32], stance_weights: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return what :class:`models.plain.Weights` wants of each topic, shape (n_topics, n_features, 4), from the weights
+    of a :class:`LinearModel`: what is read together lies together."""
+    sides = np.empty((*topic_weights.T.shape, 1 + stance_weights.shape[2]), np.float32)
+    sides[:, :, 0] = topic_weights.T
+    np.add(stance_weights[0], stance_weights[1:], out=sides[:, :, 1:])
+    return sides
 
 
 def _contributions(shares: Shares, bias: float) -> Contributions:

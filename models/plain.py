@@ -198,14 +198,14 @@ class Weights(NamedTuple):
     ----------
     topics : ndarray of float32, shape (n_features, n_topics)
     topic_bias : ndarray of float64, shape (n_topics,)
-    stances : sequence of ndarray of float32, each of shape (n_features, 3)
-        Of each topic; none for a classifier of topics alone.
+    sides : sequence of ndarray of float32, each of shape (n_features, 4)
+        Of each topic, its weights once more and those of the stances toward it; none for a classifier of topics alone.
     stance_bias : ndarray of float64, shape (n_topics, 3), or None
     """
 
     topics: Matrix
     topic_bias: FloatArray
-    stances: Sequence[Matrix]
+    sides: Sequence[Matrix]
     stance_bias: FloatArray | None
 
 
@@ -218,13 +218,13 @@ class Labeller:
         features: _Features,
         topics: Matrix,
         topic_bias: FloatArray,
-        stances: Sequence[Matrix],
+        sides: Sequence[Matrix],
         stance_bias: FloatArray | None,
         part: float,
     ) -> None:
         self._features = features
         self._topics, self._topic_bias = topics, topic_bias
-        self._stances, self._stance_bias = stances, stance_bias
+        self._sides, self._stance_bias = sides, stance_bias
         self._part = part
 
     def logits(self, texts: Sequence[str]) -> FloatArray:
@@ -255,7 +255,7 @@ class Labeller:
     def _stance(self, text: str, row: _Row, topic: int) -> StanceLabel | None:
         if self._stance_bias is None:
             return None
-        weights = self._stances[topic]
+        weights = self._sides[topic][:, 1:]
         logits = centred(row.dot(weights) + self._stance_bias[topic])
         best = int(logits.argmax())
         favor, against, neutral = logits.tolist()

@@ -9,7 +9,7 @@ typedef struct {
     PyObject *ngrams;
     Weights weights;
     double part;
-    Py_buffer *views; /* of the weights: topics, their bias, and where there are stances their bias and each topic's */
+    Py_buffer *views; /* of the weights: topics, their bias, and where there are stances their bias and the sides */
     Py_ssize_t n_views;
     Sums *idle; /* that nobody has; only touched under the GIL */
 } LabellerObject;
@@ -111,7 +111,7 @@ static int find_labels(const LabellerObject *self, Sums *sums, Py_ssize_t place,
         *found = (Found){.text = place, .topic = topic, .logit = logits[topic]};
         share_topic(sums, &self->weights, topic, chunks.shares);
         found->of_topic = heaviest_stretches(text, &chunks, self->part);
-        if (!self->weights.stances) continue;
+        if (!self->weights.sides) continue;
         found->stance = share_stance(sums, &self->weights, topic, found->stances, chunks.shares);
         found->of_stance = heaviest_stretches(text, &chunks, self->part);
     }
@@ -135,7 +135,7 @@ static PyObject *listed(const Heaviest *heaviest) {
 static PyObject *label_of(const LabellerObject *self, const Found *found) {
     PyObject *stretches = listed(&found->of_topic);
     if (!stretches) return NULL;
-    if (!self->weights.stances) return Py_BuildValue("(ndNO)", found->topic, found->logit, stretches, Py_None);
+    if (!self->weights.sides) return Py_BuildValue("(ndNO)", found->topic, found->logit, stretches, Py_None);
     PyObject *of_stance = listed(&found->of_stance);
     if (!of_stance) return Py_DECREF(stretches), NULL;
     const double *logits = found->stances;
@@ -219,8 +219,8 @@ static int keep_matrix(LabellerObject *self, PyObject *given, Py_ssize_t width, 
     if (matrix_from(given, self->weights.vocabulary->size, view, matrix)) return -1;
     self->n_views++;
     if (matrix->step == sizeof(float) && matrix->width <= MOST_TOPICS && (!width || matrix->width == width)) return 0;
-    PyErr_Format(PyExc_ValueError, "a matrix of up to %d columns, side by side, or of %d for stances, is needed",
-                 MOST_TOPICS, N_STANCES);
+    PyErr_Format(PyExc_ValueError, "a matrix of up to %d columns, side by side, or of %d for a topic's sides, is needed",
+                 MOST_TOPICS, N_SIDES);
     return -1;
 }
 
@@ -231,31 +231,31 @@ static const double *keep_numbers(LabellerObject *self, PyObject *given, int n_d
     return view->buf;
 }
 
-static int keep_stances(LabellerObject *self, PyObject *stances, PyObject *bias) {
+static int keep_sides(LabellerObject *self, PyObject *sides, PyObject *bias) {
     const Py_ssize_t n_topics = self->weights.topics.width;
-    if (PySequence_Size(stances) != n_topics) {
-        if (!PyErr_Occurred()) PyErr_Format(PyExc_ValueError, "stances toward %zd topics are needed", n_topics);
+    if (PySequence_Size(sides) != n_topics) {
+        if (!PyErr_Occurred()) PyErr_Format(PyExc_ValueError, "the sides of %zd topics are needed", n_topics);
         return -1;
     }
     if (!(self->weights.stance_bias = keep_numbers(self, bias, 2))) return -1;
-    self->weights.stances = PyMem_Calloc((size_t)n_topics, sizeof *self->weights.stances);
-    if (!self->weights.stances) return PyErr_NoMemory(), -1;
+    self->weights.sides = PyMem_Calloc((size_t)n_topics, sizeof *self->weights.sides);
+    if (!self->weights.sides) return PyErr_NoMemory(), -1;
     for (Py_ssize_t topic = 0; topic < n_topics; topic++) {
-        PyObject *given = PySequence_GetItem(stances, topic);
-        const int failed = !given || keep_matrix(self, given, N_STANCES, &self->weights.stances[topic]);
+        PyObject *given = PySequence_GetItem(sides, topic);
+        const int failed = !given || keep_matrix(self, given, N_SIDES, &self->weights.sides[topic]);
         Py_XDECREF(given);
         if (failed) return -1;
     }
     return 0;
 }
 
-static int keep_weights(LabellerObject *self, PyObject *topics, PyObject *topic_bias, PyObject *stances,
+static int keep_weights(LabellerObject *self, PyObject *topics, PyObject *topic_bias, PyObject *sides,
                         PyObject *stance_bias) {
     self->views = PyMem_Calloc(MOST_TOPICS + 3, sizeof *self->views);
     if (!self->views) return PyErr_NoMemory(), -1;
     if (keep_matrix(self, topics, 0, &self->weights.topics)) return -1;
     if (!(self->weights.topic_bias = keep_numbers(self, topic_bias, 1))) return -1;
-    return stance_bias == Py_None ? 0 : keep_stances(self, stances, stance_bias);
+    return stance_bias == Py_None ? 0 : keep_sides(self, sides, stance_bias);
 }
 
 static void labeller_dealloc(LabellerObject *self) {
@@ -265,30 +265,30 @@ static void labeller_dealloc(LabellerObject *self) {
     }
     for (Py_ssize_t i = 0; i < self->n_views; i++) PyBuffer_Release(&self->views[i]);
     PyMem_Free(self->views);
-    PyMem_Free(self->weights.stances);
+    PyMem_Free(self->weights.sides);
     Py_XDECREF(self->ngrams);
     Py_TYPE(self)->tp_free((PyObject *)self);
 }
 
 static PyObject *labeller_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"ngrams", "topics", "topic_bias", "stances", "stance_bias", "part", NULL};
-    PyObject *ngrams, *topics, *topic_bias, *stances, *stance_bias;
+    static char *names[] = {"ngrams", "topics", "topic_bias", "sides", "stance_bias", "part", NULL};
+    PyObject *ngrams, *topics, *topic_bias, *sides, *stance_bias;
     double part;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!OOOOd:Labeller", names, &NgramsType, &ngrams, &topics,
-                                     &topic_bias, &stances, &stance_bias, &part))
+                                     &topic_bias, &sides, &stance_bias, &part))
         return NULL;
     LabellerObject *self = (LabellerObject *)type->tp_alloc(type, 0);
     if (!self) return NULL;
     self->ngrams = Py_NewRef(ngrams);
     self->part = part;
     self->weights.vocabulary = &((NgramsObject *)ngrams)->vocabulary;
-    if (keep_weights(self, topics, topic_bias, stances, stance_bias)) Py_CLEAR(self);
+    if (keep_weights(self, topics, topic_bias, sides, stance_bias)) Py_CLEAR(self);
     return (PyObject *)self;
 }
 
 PyTypeObject LabellerType = {
     PyVarObject_HEAD_INIT(NULL, 0).tp_name = "models._kernel.Labeller",
-    .tp_doc = "Labeller(ngrams, topics, topic_bias, stances, stance_bias, part): labels texts by a model's weights.",
+    .tp_doc = "Labeller(ngrams, topics, topic_bias, sides, stance_bias, part): labels texts by a model's weights.",
     .tp_basicsize = sizeof(LabellerObject),
     .tp_flags = Py_TPFLAGS_DEFAULT,
     .tp_new = labeller_new,

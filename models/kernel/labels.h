@@ -8,25 +8,28 @@
 
 #include "products.h"
 
-/* What is kept of a chunk are the sums of its products with the topics' weights, and with each topic's stances: which
- * of them there are is told by the bits of one number. */
+/* What is kept of a chunk are the sums of its products with the topics' weights, and with each topic's sides: which of
+ * them there are is told by the bits of one number. */
 #define MOST_TOPICS 63
 #define N_STANCES 3
+/* A topic's own weight and those of the stances toward it, side by side. */
+#define N_SIDES (1 + N_STANCES)
 
 typedef struct {
     const Vocabulary *vocabulary;
     Matrix topics;
     const double *topic_bias;
-    Matrix *stances;           /* of each topic, N_STANCES wide; NULL where there are none */
+    Matrix *sides;             /* of each topic, N_SIDES wide; NULL where there are no stances */
     const double *stance_bias; /* (n_topics, N_STANCES) */
 } Weights;
 
 /* What one thread labels with, and the text at hand. */
 typedef struct Sums {
     Reader *reader;
-    /* By place in the reader's cache: of the topics, after the square norm of the idf; and of the stances toward each
-     * topic, one after the other. */
-    double *of_topics, *of_stances;
+    /* By place in the reader's cache: of the topics, after the square norm of the idf, `step` numbers; and of each
+     * topic's sides, one topic after the other. */
+    double *of_topics, *of_sides;
+    Py_ssize_t step;
     /* Words and bigrams one by one, and the two chunks that each stands in; the values are of one occurrence. */
     int32_t *word, *word_chunk;
     double *word_value;
@@ -38,9 +41,9 @@ typedef struct Sums {
     int32_t *repeated;
     double *lack;
     Py_ssize_t n_repeated;
-    /* Where they do; found when it is first asked for, -1 before. */
-    int32_t *again, *again_chunk;
-    Py_ssize_t n_again;
+    /* Where they do, chunk by chunk; found when it is first asked for. */
+    int32_t *again, *again_end;
+    int knows_again;
     double by_char; /* 1 / norm */
     Py_ssize_t n_chunks;
     double *each, *parts; /* room to work in */
@@ -59,7 +62,8 @@ int sum_text(Sums *sums, const Weights *weights, Letters text, double *logits);
 /* What each chunk of the text at hand adds to the logit of a topic; `shares` has room for all chunks. */
 void share_topic(Sums *sums, const Weights *weights, Py_ssize_t topic, double *shares);
 
-/* The stance logits toward a topic, their mean 0, and what each chunk adds to the highest; returns which that is. */
+/* The stance logits toward the topic that was shared last, their mean 0, and what each chunk adds to the highest;
+ * returns which that is. */
 int share_stance(Sums *sums, const Weights *weights, Py_ssize_t topic, double *logits, double *shares);
 
 #endif

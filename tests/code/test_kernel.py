@@ -16,6 +16,7 @@ from sklearn.linear_model import LogisticRegression
 from models.bundle import Bundle
 from models.examples import Example
 from models.features import IS_COMPILED, Labeller, NgramFeatures
+from models.linear import sides_of
 from models.plain import Stretch, Weights
 from training.export import pipelines
 
@@ -59,8 +60,8 @@ def labellers(both: Pair, bundle: Bundle) -> tuple[Labeller, Labeller]:
     """What labels by the weights of the seeds, compiled and not."""
     model = bundle.scorer.model
     assert model.stance_weights is not None
-    stances = model.stance_weights[0] + model.stance_weights[1:]
-    weights = Weights(model.topic_weights, model.topic_bias, stances, model.stance_bias)
+    sides = sides_of(model.topic_weights, model.stance_weights)
+    weights = Weights(model.topic_weights, model.topic_bias, sides, model.stance_bias)
     compiled, plain = (features.labeller(weights, 0.1) for features in both)
     assert type(compiled) is not type(plain)
     return compiled, plain
@@ -179,13 +180,14 @@ def test_threads_share_one_vocabulary(labellers: tuple[Labeller, Labeller], text
 def test_any_number_of_topics_is_labelled_alike(both: Pair, texts: list[str], n_topics: int, has_stances: bool) -> None:
     drawn = np.random.default_rng(n_topics)
     size = both[0].size
+    topics, stances = (drawn.normal(size=shape).astype(np.float32) for shape in ((n_topics, size), (4, size, 3)))
+    stances = stances[[0, *(1 + np.arange(n_topics) % 3)]]
     weights = Weights(
-        np.asfortranarray(drawn.normal(size=(size, n_topics)).astype(np.float32)),
+        topics.T,
         drawn.normal(size=n_topics),
-        list(drawn.normal(size=(3, size, 3)).astype(np.float32)) * (1 + n_topics // 3) if has_stances else [],
+        sides_of(topics.T, stances) if has_stances else [],
         drawn.normal(size=(n_topics, 3)) if has_stances else None,
     )
-    weights = weights._replace(stances=weights.stances[:n_topics])
     compiled, plain = (features.labeller(weights, 0.1) for features in both)
     for text in texts[:10]:
         check_labels(compiled, plain, text)
@@ -212,12 +214,12 @@ def test_what_does_not_fit_is_refused(both: Pair) -> None:
     good = np.zeros((size, 2), np.float32)
     with pytest.raises(ValueError, match="direction of 2"):
         row.shares(good, (1.0,))
-    weights = Weights(good, np.zeros(2), [np.zeros((size, 3), np.float32)] * 2, np.zeros((2, 3)))
+    weights = Weights(good, np.zeros(2), [np.zeros((size, 4), np.float32)] * 2, np.zeros((2, 3)))
     for wrongly, message in (
         (weights._replace(topic_bias=np.zeros(3)), "float64 numbers"),
         (weights._replace(topic_bias=np.zeros(2, np.float32)), "float64 numbers"),
-        (weights._replace(stances=weights.stances[:1]), "toward 2 topics"),
-        (weights._replace(stances=[good, good]), "of 3 for stances"),
+        (weights._replace(sides=weights.sides[:1]), "sides of 2 topics"),
+        (weights._replace(sides=[good, good]), "of 4 for a topic's sides"),
         (weights._replace(stance_bias=np.zeros((3, 2))), "float64 numbers"),
     ):
         with pytest.raises(ValueError, match=message):
