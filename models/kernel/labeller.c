@@ -83,16 +83,22 @@ static Found *next_found(Findings *findings) {
     return &findings->found[findings->n++];
 }
 
-/* Find out where the chunks of a text stand, which has `n_chunks` of them; -1 where memory is short. */
-static int reserve_shares(Shares *chunks, Letters text, Py_ssize_t n_chunks) {
-    const size_t room = (size_t)n_chunks + 1;
+/* Find out where the chunks of a text stand, whose lower-case letters are at hand; -1 where memory is short. */
+static int reserve_shares(Shares *chunks, Letters text, Letters lower, const Sums *sums) {
+    const size_t room = (size_t)sums->n_chunks + 1;
     chunks->shares = PyMem_RawMalloc(room * (sizeof(double) + 2 * sizeof(Py_ssize_t)));
     if (!chunks->shares) return -1;
-    chunks->n_chunks = n_chunks;
+    chunks->n_chunks = sums->n_chunks;
     chunks->starts = (Py_ssize_t *)(chunks->shares + room);
     chunks->ends = chunks->starts + room;
-    for (Py_ssize_t i = 0, start = 0, end; next_chunk(text, &start, &end); i++, start = end)
-        chunks->starts[i] = start, chunks->ends[i] = end;
+    if (text.length == lower.length)
+        for (Py_ssize_t i = 0; i < sums->n_chunks; i++) {
+            const Piece *piece = &sums->reader->pieces[i];
+            chunks->starts[i] = piece->at, chunks->ends[i] = piece->at + piece->length;
+        }
+    else /* Some letters have more than one in lower case; none is lost. */
+        for (Py_ssize_t i = 0, start = 0, end; next_chunk(text, &start, &end); i++, start = end)
+            chunks->starts[i] = start, chunks->ends[i] = end;
     return 0;
 }
 
@@ -106,7 +112,7 @@ static int find_labels(const LabellerObject *self, Sums *sums, Py_ssize_t place,
     for (Py_ssize_t topic = 0; !failed && topic < self->weights.topics.width; topic++) {
         if (!(logits[topic] >= floors[topic])) continue;
         Found *found = NULL;
-        failed = (!chunks.shares && reserve_shares(&chunks, text, sums->n_chunks)) || !(found = next_found(findings));
+        failed = (!chunks.shares && reserve_shares(&chunks, text, lower, sums)) || !(found = next_found(findings));
         if (failed) break;
         *found = (Found){.text = place, .topic = topic, .logit = logits[topic]};
         share_topic(sums, &self->weights, topic, chunks.shares);

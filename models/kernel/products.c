@@ -1,7 +1,7 @@
 #include "products.h"
 
 /* Far enough ahead for a row of weights to arrive from memory before it is needed. */
-#define AHEAD 12
+#define AHEAD 32
 #define TILE 16
 
 static inline void prefetch(const int32_t *columns, Py_ssize_t at, Py_ssize_t n, const Matrix *matrix) {

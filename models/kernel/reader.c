@@ -163,6 +163,7 @@ Py_ssize_t find_grams(const GramTable *table, const Py_UCS4 *padded, Py_ssize_t 
             Py_ssize_t count = end - first < AT_ONCE ? end - first : AT_ONCE;
             GramKey keys[AT_ONCE];
             for (Py_ssize_t i = 0; i < count; i++) keys[i] = gram_key(table, padded + first + i, n);
+            for (Py_ssize_t i = 0; i < count; i++) gram_table_prefetch(table, keys[i]);
             for (Py_ssize_t i = 0; i < count; i++) {
                 int32_t column = gram_table_get(table, keys[i]);
                 columns[n_found] = column;
@@ -216,7 +217,7 @@ Py_ssize_t reader_split(Reader *reader, Letters text) {
     letters[at++] = ' ';
     for (Py_ssize_t start = 0, end; next_chunk(text, &start, &end); start = end) {
         Piece *piece = &reader->pieces[n_pieces++];
-        *piece = (Piece){at, (int32_t)(end - start), 0, 0};
+        *piece = (Piece){(int32_t)start, at, (int32_t)(end - start), 0, 0};
         for (; start < end; start++) letters[at++] = PyUnicode_READ(text.kind, text.data, start);
         letters[at++] = ' ';
         if (piece->length <= CACHED_LETTERS) {

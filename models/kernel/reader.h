@@ -29,7 +29,7 @@ typedef struct {
 #define CACHED_WORDS (CACHED_LETTERS / 2)
 #define CACHED_GRAMS (4 * CACHED_LETTERS - 2)
 #define CACHED_CHUNKS 32768
-#define NEIGHBOURS 4
+#define NEIGHBOURS 16
 typedef struct {
     uint64_t kept; /* what somebody else keeps of it, where the reader's `beside` lies */
     uint8_t length, n_words, n_grams;
@@ -40,9 +40,10 @@ static inline const int32_t *words_of(const Chunk *chunk) { return chunk->parts;
 static inline const int32_t *grams_of(const Chunk *chunk) { return chunk->parts + chunk->n_words; }
 static inline const int32_t *chunk_letters(const Chunk *chunk) { return grams_of(chunk) + chunk->n_grams; }
 
-/* A chunk of the text at hand: where its letters lie in the reader's copy, a space before them and one after. */
+/* A chunk of the text at hand: where it stands there, and where its letters lie in the reader's copy, a space before
+ * them and one after. */
 typedef struct {
-    int32_t start, length;
+    int32_t at, start, length;
     uint32_t hash, slot; /* of the cache, where it is short enough */
 } Piece;
 

@@ -57,30 +57,30 @@ uint32_t hash_letters(const Py_UCS4 *letters, size_t length) {
     return (uint32_t)(mixed(hash) >> 16);
 }
 
-int gram_table_init(GramTable *table, size_t capacity) {
+int gram_table_init(GramTable *table, size_t capacity, int32_t first) {
     size_t size = power_of_two(2 * capacity);
-    *table = (GramTable){.mask = size - 1};
+    *table = (GramTable){.mask = size - 1, .first = first};
     table->slots = large_new(size * sizeof *table->slots);
     table->grams = large_new((capacity + 1) * sizeof *table->grams);
-    table->columns = PyMem_RawMalloc((capacity + 1) * sizeof *table->columns);
-    if (!table->slots || !table->grams || !table->columns) return -1;
-    for (size_t i = 0; i < size; i++) table->slots[i].number = MISSING;
+    if (!table->slots || !table->grams) return -1;
+    for (size_t i = 0; i < size; i++) table->slots[i].column = MISSING;
     return 0;
 }
 
 void gram_table_clear(GramTable *table) {
     free(table->slots);
     free(table->grams);
-    PyMem_RawFree(table->columns);
 }
+
+static const Gram *gram_at(const GramTable *table, int32_t column) { return &table->grams[column - table->first]; }
 
 static GramSlot *gram_slot(const GramTable *table, GramKey key) {
     uint32_t tag = (uint32_t)(key.hash >> 32);
     for (size_t at = key.hash & table->mask;; at = (at + 1) & table->mask) {
         GramSlot *slot = &table->slots[at];
-        if (slot->number == MISSING) return slot;
+        if (slot->column == MISSING) return slot;
         if (slot->tag == tag) {
-            const Gram *found = &table->grams[slot->number];
+            const Gram *found = gram_at(table, slot->column);
             if (found->low == key.gram.low && found->high == key.gram.high) return slot;
         }
     }
@@ -88,18 +88,16 @@ static GramSlot *gram_slot(const GramTable *table, GramKey key) {
 
 void gram_table_put(GramTable *table, const Py_UCS4 *letters, int length, int32_t column) {
     GramKey key = gram_key(table, letters, length);
-    GramSlot *slot = gram_slot(table, key);
-    if (slot->number == MISSING) {
-        *slot = (GramSlot){(uint32_t)(key.hash >> 32), table->n_grams++};
-        table->grams[slot->number] = key.gram;
-    }
-    table->columns[slot->number] = column;
+    *gram_slot(table, key) = (GramSlot){(uint32_t)(key.hash >> 32), column};
+    table->grams[column - table->first] = key.gram;
 }
 
-int32_t gram_table_get(const GramTable *table, GramKey key) {
-    int32_t number = gram_slot(table, key)->number;
-    return number == MISSING ? MISSING : table->columns[number];
+void gram_table_prefetch(const GramTable *table, GramKey key) {
+    const GramSlot *slot = &table->slots[key.hash & table->mask];
+    if (slot->column != MISSING) PREFETCH(gram_at(table, slot->column));
 }
+
+int32_t gram_table_get(const GramTable *table, GramKey key) { return gram_slot(table, key)->column; }
 
 int word_table_init(WordTable *table, size_t capacity) {
     size_t size = power_of_two(2 * capacity);

@@ -27,15 +27,14 @@ typedef struct {
 /* Slots are small and lie close together; the n-grams themselves are looked at only where a slot's tag fits. */
 typedef struct {
     uint32_t tag;
-    int32_t number;
+    int32_t column;
 } GramSlot;
 
 typedef struct {
     GramSlot *slots;
     size_t mask;
-    Gram *grams;      /* by number */
-    int32_t *columns; /* by number */
-    int32_t n_grams;
+    Gram *grams; /* by column, from the first on */
+    int32_t first;
 } GramTable;
 
 typedef struct {
@@ -71,8 +70,9 @@ typedef struct {
 GramKey gram_key(const GramTable *table, const Py_UCS4 *letters, int length);
 uint32_t hash_letters(const Py_UCS4 *letters, size_t length);
 
-/* These return 0, or -1 where memory is short. `capacity` is how many entries there will be at most. */
-int gram_table_init(GramTable *table, size_t capacity);
+/* These return 0, or -1 where memory is short. `capacity` is how many entries there will be at most; columns of n-grams
+ * are from `first` on, below `first + capacity`. */
+int gram_table_init(GramTable *table, size_t capacity, int32_t first);
 int word_table_init(WordTable *table, size_t capacity);
 int pair_table_init(PairTable *table, size_t capacity);
 void gram_table_clear(GramTable *table);
@@ -80,6 +80,8 @@ void word_table_clear(WordTable *table);
 void pair_table_clear(PairTable *table);
 
 void gram_table_put(GramTable *table, const Py_UCS4 *letters, int length, int32_t column);
+/* Have what shows whether an n-gram is there brought from memory, once its slot is here. */
+void gram_table_prefetch(const GramTable *table, GramKey key);
 int32_t gram_table_get(const GramTable *table, GramKey key);
 
 /* The number of a word, given to it now if it has none yet; -1 where memory is short. */

@@ -57,7 +57,8 @@ static int reserve(Vocabulary *vocabulary, Py_ssize_t n_chars) {
     size_t n_words = (size_t)vocabulary->n_words, most = 2 * n_words;
     vocabulary->word_column = PyMem_RawMalloc((most + 1) * sizeof *vocabulary->word_column);
     vocabulary->idf = PyMem_RawMalloc(((size_t)vocabulary->size + 1) * sizeof *vocabulary->idf);
-    if (!vocabulary->word_column || !vocabulary->idf || gram_table_init(&vocabulary->grams, (size_t)n_chars) ||
+    if (!vocabulary->word_column || !vocabulary->idf ||
+        gram_table_init(&vocabulary->grams, (size_t)n_chars, (int32_t)n_words) ||
         word_table_init(&vocabulary->words, most) || pair_table_init(&vocabulary->pairs, n_words)) {
         PyErr_NoMemory();
         return -1;
