@@ -196,10 +196,11 @@ def classify(
 @option("--taxonomy", type=click.Path(path_type=Path), help="The topics and propositions, TOML.")
 @option(
     "--family",
-    type=click.Choice(["linear", "encoder", "crossencoder"]),
-    help="linear: n-grams. encoder: a sentence encoder beside them. crossencoder: beside both, a pair model that reads "
-    "each proposition with the paragraph, fine-tuned from the same checkpoint (slow; best for stance, and for topics "
-    "without labels).  [default: linear, or encoder where one is named; with --remote, what serves]",
+    type=click.Choice(["linear", "encoder", "tuned", "crossencoder"]),
+    help="linear: n-grams. encoder: a sentence encoder beside them (best with few labels). tuned: one beside them that "
+    "is fine-tuned on the labels (best with many). crossencoder: beside a sentence encoder a pair model, fine-tuned to "
+    "read each proposition with the paragraph (slow; for topics without labels).  [default: linear, or encoder where "
+    "one is named; with --remote, what serves]",
 )
 @option(
     "--encoder",

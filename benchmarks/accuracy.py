@@ -177,7 +177,7 @@ def main() -> None:
     if arguments.peer_python:
         names += ["fasttext", *([] if arguments.encoder is None else ["setfit"])]
     names = arguments.only or names
-    if arguments.encoder is None and {*names} & {"encoder", "crossencoder", "setfit"}:
+    if arguments.encoder is None and {*names} - {"linear", "scikit-learn", "fasttext"}:
         parser.error("--encoder: a checkpoint is needed for what was named with --only")
     if arguments.peer_python is None and {*names} & {"fasttext", "setfit"}:
         parser.error("--peer-python: needed for what was named with --only")

@@ -6,9 +6,9 @@
 ``weights.safetensors``   plain arrays
 ``vocabulary.json``       the n-grams, in column order
 ``taxonomy.json``         topics and propositions
-``encoder.onnx``          of the encoder family: the encoder, its weights as eight-bit integers
-``tokenizer.json``        of the encoder family: the tokenizer, as its checkpoint has it
-``encoder.json``          of the encoder family: where it came from, how it pools, how much it reads
+``encoder.onnx``          of all but the linear family: the encoder, its weights as eight-bit integers
+``tokenizer.json``        of all but the linear family: the tokenizer, as its checkpoint has it
+``encoder.json``          of all but the linear family: where it came from, how it pools, how much it reads
 ``crossencoder.onnx``     of the crossencoder family, beside an encoder's files: the pair model
 ``crossencoder.json``     of the crossencoder family: where it came from, how it is blended with the heads
 ``holdout.jsonl``         the rows it was measured on, an examples file; absent where nothing was held out
@@ -64,7 +64,7 @@ CROSS_GRAPH = "crossencoder.onnx"
 CROSS_ENCODER = "crossencoder.json"
 # What a probability may differ from the manifest's. Products of eight-bit integers are rounded otherwise by processors
 # that lack the instruction for them.
-FAMILIES = {"linear": 1e-6, "encoder": 0.05, "crossencoder": 0.05}
+FAMILIES = {"linear": 1e-6, "encoder": 0.05, "tuned": 0.05, "crossencoder": 0.05}
 
 
 class FileDigest(msgspec.Struct, frozen=True):

@@ -1,4 +1,4 @@
-"""The encoder family: n-grams beside the embedding of a frozen sentence encoder, under the same linear heads.
+"""The encoder and tuned families: n-grams beside the embedding of a sentence encoder, under the same linear heads.
 
 The encoder runs as ONNX in onnxruntime, one paragraph at a time: its weights are eight-bit integers, and the scale of
 their products is taken from all that is computed at once, so a paragraph would be embedded differently in company.
@@ -26,8 +26,21 @@ _REMEMBERED = 16
 _INPUT = "ids"
 
 
-class EncoderSpec(msgspec.Struct, frozen=True):
-    """What an encoder is and where it came from; ``max_length`` in tokens, digests SHA-256 by file name."""
+class HeadBlend(msgspec.Struct, frozen=True):
+    """What was made of the heads over n-grams when a fine-tuned encoder was put beside them: a topic's logit was
+    multiplied by ``head`` and ``offset`` added to it, those of its stances likewise."""
+
+    head: float
+    offset: float
+    stance_head: float
+    stance_offset: list[float]
+
+
+class EncoderSpec(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What an encoder is and where it came from; ``max_length`` in tokens, digests SHA-256 by file name.
+
+    ``tuned`` is of an encoder that was fine-tuned on labels, and says by topic how it was blended with the heads.
+    """
 
     source: str
     revision: str | None
@@ -36,6 +49,7 @@ class EncoderSpec(msgspec.Struct, frozen=True):
     max_length: int
     dimension: int
     digests: dict[str, str]
+    tuned: dict[str, HeadBlend] | None = None
 
 
 class _Parts(NamedTuple):
@@ -47,7 +61,7 @@ class _Parts(NamedTuple):
 
 
 class Encoder:
-    """A frozen sentence encoder.
+    """A sentence encoder, as its checkpoint has it or fine-tuned.
 
     Parameters
     ----------

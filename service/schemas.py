@@ -94,7 +94,7 @@ class TrainingRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How to train. ``family`` is the active version's if null; an encoder is taken from the active version. ``seed``
     deals documents to folds and draws the intervals."""
 
-    family: Literal["linear", "encoder", "crossencoder"] | None = None
+    family: Literal["linear", "encoder", "tuned", "crossencoder"] | None = None
     seed: Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)] = 0
 
 

@@ -55,6 +55,12 @@ def load_encoder(name: str, *, online: bool = False, threads: int = 1) -> Encode
     InvalidData
         With every reason why the checkpoint is refused; nothing of it was loaded then.
     """
+    folder, spec = described(name, online=online)
+    return Encoder(graph_of(load_body(folder)), tokenizer_of(folder), spec, threads=threads)
+
+
+def described(name: str, *, online: bool = False) -> tuple[Path, EncoderSpec]:
+    """Return the folder of a checkpoint and what it says of itself; arguments and errors as of :func:`load_encoder`."""
     folder, revision = folder_of(name, online)
     config = check(folder)
     spec = EncoderSpec(
@@ -68,7 +74,11 @@ def load_encoder(name: str, *, online: bool = False, threads: int = 1) -> Encode
             path.name: _digest(path) for path in (*_weights(folder), folder / "config.json", folder / "tokenizer.json")
         },
     )
-    return Encoder(_graph(folder), (folder / "tokenizer.json").read_bytes(), spec, threads=threads)
+    return folder, spec
+
+
+def tokenizer_of(folder: Path) -> bytes:
+    return (folder / "tokenizer.json").read_bytes()
 
 
 def folder_of(name: str, online: bool) -> tuple[Path, str | None]:
@@ -278,8 +288,8 @@ def exported(module: Any, inputs: tuple[str, ...]) -> bytes:
         return small.read_bytes()
 
 
-def _graph(folder: Path) -> bytes:
-    body = load_body(folder)
+def graph_of(body: Any) -> bytes:
+    """Export what gives the states of the tokens, from :func:`load_body`, as :func:`exported` has it."""
     import torch
 
     class States(torch.nn.Module):

@@ -34,6 +34,7 @@ from training.wordings import Wordings, description
 if TYPE_CHECKING:
     from models.crossencoder import CrossEncoder
     from training.embeddings import Embeddings
+    from training.tuning import TunedEncoder
 
 FloatArray = NDArray[np.float64]
 CURVE_PARTS = (0.125, 0.25, 0.5, 1.0)
@@ -140,10 +141,12 @@ def fit(
     step: Callable[[], None],
     rows: NDArray[np.int64] | None = None,
     pairs: CrossEncoder | None = None,
+    tuned: TunedEncoder | None = None,
 ) -> Scorer:
     """Fit every head on the given rows, all where none are named, under the calibration and rules of the whole.
 
-    Beside a pair model topics without labels are scored by their wording, and their stances too.
+    Beside a pair model topics without labels are scored by their wording, and their stances too; a fine-tuned encoder
+    is put beside the heads.
     """
     stances, n = material.pairs, len(material.examples)
     rows = np.arange(n) if rows is None else rows
@@ -169,6 +172,8 @@ def fit(
     if pairs is not None:
         _head_by_wordings(material, parts, np.flatnonzero(pairs.zero_shot).tolist())
     model = _calibrated(material.features, parts, choices.topic.platts, choices.stance)
+    if tuned is not None:
+        model = tuned.beside(model, material.taxonomy.ids)
     return Scorer(material.taxonomy, choices.rules, model, pairs)
 
 

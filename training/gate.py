@@ -318,11 +318,10 @@ def _notes(
             f"the champion held out {before:g} of the documents, the challenger {now:g}: the champion may have been "
             "fitted on rows held out now, and look better on them than it is"
         )
-    before_pairs = old.scorer.pairs
-    if before_pairs is not None and challenger.pairs is not None and before_pairs.graph == challenger.pairs.graph:
+    if shared := _tuned_graphs(old.scorer) & _tuned_graphs(challenger):
         notes.append(
-            "the pair model is the champion's: where it was fitted on rows that are held out only now, both look "
-            "better on them than they are"
+            f"the {shared.pop()[0]} is the champion's: where it was fitted on rows that are held out only now, both "
+            "look better on them than they are"
         )
     present = {folded(example.text): example.topics for example in tables["held_out"]}
     changed = sum(present.get(folded(example.text), example.topics) != example.topics for example in tables["frozen"])
@@ -332,3 +331,10 @@ def _notes(
         if 0 < len(examples) < _FEW_ROWS:
             notes.append(f"{name}: {len(examples)} rows, so only a large fall would be noticed")
     return notes
+
+
+def _tuned_graphs(scorer: Scorer) -> set[tuple[str, bytes]]:
+    """Return what of a model was fine-tuned on labels, named."""
+    encoder, pairs = scorer.model.features.encoder, scorer.pairs
+    found = {("pair model", pairs.graph)} if pairs is not None else set()
+    return found | ({("encoder", encoder.graph)} if encoder is not None and encoder.spec.tuned is not None else set())

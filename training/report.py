@@ -102,7 +102,8 @@ def _parts(manifest: Manifest) -> Iterator[str]:
     yield "Word 1-2-grams and character 2-5-grams, TF-IDF; a logistic head a topic; stance heads with weights that all"
     yield "topics share and weights of each topic's own."
     if encoder := manifest.settings.get("encoder"):
-        yield f"Beside the n-grams stands the embedding of a frozen sentence encoder, {encoder['source']}."
+        kind = "sentence encoder that was fine-tuned on the labels" if "tuned" in encoder else "frozen sentence encoder"
+        yield f"Beside the n-grams stands the embedding of a {kind}, {encoder['source']}."
     if pairs := manifest.settings.get("crossencoder"):
         yield f"{pairs['source']}, fine-tuned to read a topic's wording with the paragraph, is blended with the heads."
         if pairs["zero_shot"]:

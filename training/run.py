@@ -30,8 +30,11 @@ if TYPE_CHECKING:
     from models.crossencoder import CrossEncoder
     from training import crossencoding
     from training.embeddings import Embeddings
+    from training.tuning import TunedEncoder
 
-CROSS_FAMILY = "crossencoder"
+TUNED_FAMILY, CROSS_FAMILY = "tuned", "crossencoder"
+# Whose heads have a checkpoint's embeddings among their columns.
+_FROZEN = ("encoder", CROSS_FAMILY)
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,9 @@ class Options:
     """How to train. ``holdout`` is the part of the groups that is only measured on; ``jobs`` processes fit heads.
 
     The encoder family takes its ``encoder`` from a checkpoint, a folder or ``owner/name@revision`` which is fetched if
-    ``online``, or where none is named from the champion. The crossencoder family has the same encoder, and a pair model
-    fine-tuned from that checkpoint or taken as it is from the champion. What is made of each text alone, counts of its
+    ``online``, or where none is named from the champion. The tuned family fine-tunes it; the crossencoder family has it
+    as it is, and a pair model fine-tuned from the same checkpoint. What was fine-tuned is taken from the champion where
+    no checkpoint is named. What is made of each text alone, counts of its
     n-grams and its embedding, is kept in the folder ``cache``, and a fine-tuning that was interrupted goes on from what
     lies there.
     """
@@ -113,14 +117,10 @@ def run(
     taxonomy = read_taxonomy(taxonomy_path)
     examples = read_examples(examples_path, taxonomy)
     beaten = load_champion(champion) if champion is not None else None
-    if (
-        options.family == CROSS_FAMILY
-        and options.encoder is None
-        and (beaten is None or not beaten.bundle.scorer.pairs)
-    ):
-        raise InvalidData(["encoder: to fine-tune a pair model, name a checkpoint, or a champion that has one"])
+    if options.encoder is None:
+        _check_champion(options.family, beaten)
     # Beside the fits there are splitting and features.
-    steps = fitting.steps(len(taxonomy.topics), options.folds, has_encoder=options.family != FAMILY)
+    steps = fitting.steps(len(taxonomy.topics), options.folds, has_encoder=options.family in _FROZEN)
     teller = Teller(tell, total=2 + steps)
 
     teller.phase("split", f"{len(examples):,} examples: splitting by document, looking for near-duplicates")
@@ -130,17 +130,19 @@ def run(
     split = splits.split(texts, groups, options.holdout, [example.text for example in frozen])
     kept = list(compress(examples, split.held))
     teller.step()
-    embeddings = _embeddings(options, beaten, teller) if options.family != FAMILY else None
+    embeddings = _embeddings(options, beaten, teller) if options.family in _FROZEN else None
     material = _material(list(compress(examples, split.fitted)), taxonomy, embeddings, options, examples_path, teller)
 
     choices, found = _choose(material, examples, split, options, teller)
-    pairs, state = None, None
+    pairs, tuned, state = None, None, None
+    if options.family == TUNED_FAMILY:
+        tuned, state = _tuned_encoder(material, choices, split, options, beaten, teller)
     if options.family == CROSS_FAMILY:
         pairs, state = _pair_model(material, choices, split, options, beaten, teller)
         choices = choices._replace(
             rules=calibration.rules_with_zero_shot(choices.rules, pairs.spec.zero_shot, pairs.spec.alone_from)
         )
-    scorer, measured = _fit(material, choices, kept, found, pairs, options, teller)
+    scorer, measured = _fit(material, choices, kept, found, pairs, tuned, options, teller)
     teller.phase("write", "drawing the report and writing the bundle")
     manifest, files = seal(
         options.family,
@@ -169,6 +171,16 @@ def run(
         gate=msgspec.to_builtins(gate),
     )
     return Trained(directory, manifest.version, found, gate)
+
+
+def _check_champion(family: str, champion: Champion | None) -> None:
+    """Raise InvalidData where a family needs what was fine-tuned, and the champion has none."""
+    scorer = None if champion is None else champion.bundle.scorer
+    encoder = None if scorer is None else scorer.model.features.encoder
+    if family == CROSS_FAMILY and (scorer is None or not scorer.pairs):
+        raise InvalidData(["encoder: to fine-tune a pair model, name a checkpoint, or a champion that has one"])
+    if family == TUNED_FAMILY and (encoder is None or encoder.spec.tuned is None):
+        raise InvalidData(["encoder: to fine-tune one, name a checkpoint, or a champion that has one fine-tuned"])
 
 
 def _carried(frozen: Sequence[Example], texts: Sequence[str], taxonomy: Taxonomy) -> list[Example]:
@@ -226,6 +238,36 @@ def _pair_model(
     )
 
 
+def _tuned_encoder(
+    material: fitting.Material,
+    choices: fitting.Choices,
+    split: splits.Split,
+    options: Options,
+    champion: Champion | None,
+    teller: Teller,
+) -> tuple[TunedEncoder, Path | None]:
+    from training import tuning
+    from training.checkpoint import described
+
+    if options.encoder is None:
+        assert champion is not None
+        teller.phase("tune", "taking the champion's fine-tuned encoder")
+        old = champion.bundle
+        return tuning.carried(old.scorer.model, old.taxonomy, material.taxonomy), None
+    teller.phase("tune", f"fine-tuning {options.encoder} on paragraphs")
+    folder, spec = described(options.encoder, online=options.online)
+    return tuning.fit_encoder(
+        material,
+        choices,
+        split.near.among(split.fitted),
+        folder,
+        spec,
+        seed=options.seed,
+        cache=options.cache,
+        step=teller.part,
+    )
+
+
 def _material(
     fitted: list[Example],
     taxonomy: Taxonomy,
@@ -270,6 +312,7 @@ def _fit(
     kept: list[Example],
     found: dict[str, Any],
     pairs: CrossEncoder | None,
+    tuned: TunedEncoder | None,
     options: Options,
     teller: Teller,
 ) -> tuple[Scorer, Measured]:
@@ -278,12 +321,12 @@ def _fit(
     fit = partial(fitting.fit, material, choices, jobs=options.jobs, step=teller.step)
     paragraphs = f"{len(material.examples):,} paragraphs"
     teller.phase("fit", f"fitting {len(taxonomy.topics)} topics and their stances on {paragraphs}")
-    scorer = fit(pairs=pairs)
+    scorer = fit(pairs=pairs, tuned=tuned)
     if not kept:
         return scorer, Measured(found, None, {}, [])
     scores = score_examples(scorer, kept)
     metrics = measure(scores, taxonomy.ids, [example.group for example in kept], seed=options.seed)
-    if pairs is not None:
+    if pairs is not None or tuned is not None:
         # A point of the curve would take a fine-tuning of its own.
         return scorer, Measured(found, scores, metrics, [])
     teller.phase("curve", "fitting on parts of the examples for the learning curve")

@@ -22,8 +22,7 @@ from models.errors import InvalidData
 from models.examples import read_examples
 from models.taxonomy import read_taxonomy
 from tests.conftest import ROOT, serving, write_small
-from training import crossencoding, splits
-from training.crossencoding import _HEADS, _fit_stance
+from training import blending, splits
 from training.run import Options, run
 
 TEXT = "The kettle by the leaf in town was splendid and fair."
@@ -44,19 +43,19 @@ def bundle(folder: Path, checkpoint: Path) -> Bundle:
     options = Options("crossencoder", holdout=0.2, jobs=1, encoder=str(checkpoint), cache=folder / "cache")
     with pytest.MonkeyPatch.context() as patch:
         # Fewer rows are held than a blend is fitted to.
-        patch.setattr(crossencoding, "_HEADS", crossencoding._BOTH)
+        patch.setattr(blending, "HEADS", blending.BOTH)
         run(folder / "examples.jsonl", folder / "taxonomy.toml", folder / "bundle", options)
     return load_bundle(folder / "bundle")
 
 
 def test_a_topic_that_nobody_labelled_is_taken_for_absent_nowhere(folder: Path) -> None:
-    from training.pairs import PRESENT, Recipe, labelled_pairs, labelled_topics
+    from training.pairs import PRESENT, PairRecipe, labelled_pairs, labelled_topics
 
     taxonomy = read_taxonomy(folder / "taxonomy.toml")
     examples = read_examples(folder / "examples.jsonl", taxonomy)
     topics = labelled_topics(taxonomy, examples)
     possible = np.ones((len(examples), len(taxonomy.ids)), dtype=bool)
-    recipe = Recipe(absent=9, likely=9)
+    recipe = PairRecipe(absent=9, likely=9)
     pairs = labelled_pairs(examples, possible, topics, recipe, np.random.default_rng(0))
     assert "rain" in taxonomy.ids
     bare = [msgspec.structs.replace(each, topics=dict.fromkeys(each.topics)) for each in examples]
@@ -129,7 +128,7 @@ def test_the_same_seed_makes_the_same_weights_and_an_interrupt_changes_nothing(
     import torch
 
     from training.checkpoint import load_body
-    from training.pairs import PairNet, Recipe, Tuning
+    from training.pairs import PairNet, PairRecipe, PairTuning
 
     taxonomy = read_taxonomy(folder / "taxonomy.toml")
     examples = read_examples(folder / "examples.jsonl", taxonomy)
@@ -146,7 +145,7 @@ def test_the_same_seed_makes_the_same_weights_and_an_interrupt_changes_nothing(
         torch.manual_seed(0)
         net = PairNet(load_body(checkpoint))
         sides = (examples[:32], examples[32:48], (possible[:32], possible[32:48]))
-        Tuning(net, encoder.tokenizer, taxonomy, *sides, Recipe(epochs=2)).run(step, state)
+        PairTuning(net, encoder.tokenizer, taxonomy, *sides, PairRecipe(epochs=2)).run(step, state)
         return net.state_dict()
 
     state, damaged = tmp_path / "state.pt", tmp_path / "damaged.pt"
@@ -191,19 +190,6 @@ def test_without_a_checkpoint_or_a_champion_there_is_nothing_to_tune(folder: Pat
         run(folder / "examples.jsonl", folder / "taxonomy.toml", tmp_path / "bundle", Options("crossencoder", jobs=1))
 
 
-def test_few_documents_do_not_leave_one_voice_to_blend_by() -> None:
-    from training.crossencoding import held_with
-
-    many = [f"d{number // 2}" for number in range(200)]
-    assert held_with(many) == many
-    # One document in ten of eighteen would be a party's alone.
-    few = [f"d{number % 18}" for number in range(200)]
-    uneven = ["long"] * 60 + [f"d{number}" for number in range(140)]
-    assert held_with(uneven) != uneven
-    held = splits.folds(held_with(few), 10, 0) == 0
-    assert held.sum() == 20 and len({few[place] for place in np.flatnonzero(held)}) > 9
-
-
 def test_where_no_held_row_has_a_stance_the_heads_stand_alone(folder: Path, checkpoint: Path, tmp_path: Path) -> None:
     taxonomy = read_taxonomy(folder / "taxonomy.toml")
     examples = read_examples(folder / "examples.jsonl", taxonomy)
@@ -218,16 +204,6 @@ def test_where_no_held_row_has_a_stance_the_heads_stand_alone(folder: Path, chec
     scorer = load_bundle(tmp_path / "bundle").scorer
     assert scorer.pairs is not None and scorer.pairs.spec.stance == Blend(1.0, 0.0, [0.0, 0.0, 0.0])
     assert scorer.classify(TEXT, explain=True).topics[0].stance is not None
-
-
-def test_the_heads_stand_alone_until_enough_has_been_seen_of_the_pair_model() -> None:
-    rng = np.random.default_rng(0)
-    stance = rng.integers(3, size=400)
-    heads = np.log(np.full((400, 3), 1 / 3)) + rng.normal(scale=0.1, size=(400, 3))
-    pairs = np.eye(3)[stance] + rng.normal(scale=0.5, size=(400, 3))
-    assert _fit_stance(heads[:49], pairs[:49], stance[:49], _HEADS) == Blend(1.0, 0.0, [0.0, 0.0, 0.0])
-    for n in (50, 400):
-        assert _fit_stance(heads[:n], pairs[:n], stance[:n], _HEADS).pair > 1.0
 
 
 def test_canaries_hold_where_every_topic_is_read(bundle: Bundle) -> None:

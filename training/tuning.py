@@ -1,0 +1,178 @@
+"""Fit the tuned family: fine-tune an encoder, and put it beside the heads over n-grams.
+
+A topic's logit is a blend of the heads' and of what the fine-tuned encoder says. Either is linear in its columns, so
+the blend is one linear model over the n-grams and the embedding, and is served as the encoder family is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from models.encoder import Encoder, EncoderFeatures, EncoderSpec, HeadBlend
+from models.errors import InvalidData
+from models.examples import STANCES, examples_hash
+from models.features import NgramFeatures
+from models.linear import LinearModel
+from models.taxonomy import Taxonomy
+from training import blending, splits
+from training.fitting import Choices, Material
+
+if TYPE_CHECKING:
+    from training.texts import Layer
+
+FloatArray = NDArray[np.float64]
+_HEADS_ALONE = HeadBlend(1.0, 0.0, 1.0, [0.0] * len(STANCES))
+
+
+class TunedEncoder(NamedTuple):
+    """A fine-tuned encoder, whose specification says what is to be made of the heads, and what the blend takes of it.
+
+    Attributes
+    ----------
+    encoder : Encoder
+    topic_weights : ndarray of float64, shape (d, n_topics)
+    stance_weights : ndarray of float64, shape (n_topics, d, 3)
+    """
+
+    encoder: Encoder
+    topic_weights: FloatArray
+    stance_weights: FloatArray
+
+    def beside(self, heads: LinearModel, topics: tuple[str, ...]) -> LinearModel:
+        """Return one model of `heads`, over n-grams alone, and of the encoder."""
+        ngrams, blends = heads.features.ngrams, self.encoder.spec.tuned
+        assert isinstance(ngrams, NgramFeatures) and blends is not None
+        chosen = [blends[topic] for topic in topics]
+        slope, offset = (np.array([getattr(blend, name) for blend in chosen]) for name in ("head", "offset"))
+        stance_weights, stance_bias = None, None
+        if heads.stance_weights is not None and heads.stance_bias is not None:
+            stance_slope = np.array([blend.stance_head for blend in chosen])
+            stance_bias = heads.stance_bias * stance_slope[:, np.newaxis] + [blend.stance_offset for blend in chosen]
+            stance_weights = np.zeros((1 + len(topics), ngrams.size + self.encoder.spec.dimension, len(STANCES)), "f4")
+            # What the topics share has one slope, and each topic's own weights make up for another.
+            shared = heads.stance_weights[0] * stance_slope.max()
+            stance_weights[0, : ngrams.size] = shared
+            for topic, each in enumerate(stance_slope):
+                whole = (heads.stance_weights[0] + heads.stance_weights[1 + topic]) * each
+                stance_weights[1 + topic, : ngrams.size] = whole - shared
+            stance_weights[1:, ngrams.size :] = self.stance_weights
+        return LinearModel(
+            EncoderFeatures(ngrams, self.encoder, self.encoder.embed),
+            np.ascontiguousarray(np.concatenate([heads.topic_weights * slope, self.topic_weights]), dtype=np.float32),
+            heads.topic_bias * slope + offset,
+            stance_weights,
+            stance_bias,
+        )
+
+
+def fit_encoder(
+    material: Material,
+    choices: Choices,
+    near: splits.Near,
+    folder: Path,
+    spec: EncoderSpec,
+    *,
+    seed: int,
+    cache: Path | None,
+    step: Callable[[float], None],
+) -> tuple[TunedEncoder, Path | None]:
+    """Fine-tune a checkpoint on the material, and blend it with the heads.
+
+    Parameters
+    ----------
+    material : Material
+    choices : Choices
+        Their out-of-fold scores stand for the heads on the paragraphs that the blend is fitted on.
+    near : Near
+        Copies and near-duplicates among the rows.
+    folder : Path
+        The checkpoint, checked.
+    spec : EncoderSpec
+        What is known of it.
+    seed : int
+    cache : path, optional
+        A folder to keep the state of the fine-tuning in, so that it can be gone on with.
+    step : callable
+        Called now and then with the part that is done, in [0, 1].
+
+    Returns
+    -------
+    TunedEncoder
+    Path or None
+        The file that the fine-tuning could be gone on from; whoever has written the model down deletes it.
+    """
+    import torch
+
+    from training.checkpoint import graph_of, load_body, tokenizer_of
+    from training.texts import TextNet, TextRecipe, TextTuning
+
+    if not material.labels.any():
+        raise InvalidData(["no paragraph has a topic: there is nothing that an encoder could be tuned on"])
+    fitted, held = blending.parted(material, near, seed)
+    recipe = TextRecipe(seed=seed, max_length=spec.max_length)
+    body, tokenizer = load_body(folder), tokenizer_of(folder)
+    torch.manual_seed(seed)
+    net = TextNet(body, spec.pooling, len(material.taxonomy.ids))
+    asked = [recipe, spec.digests, examples_hash(material.examples), material.taxonomy.hash, held.tolist()]
+    state = cache / f"encoder-{hashlib.sha256(msgspec.json.encode(asked)).hexdigest()[:16]}.pt" if cache else None
+    shown, kept = ([material.examples[row] for row in rows] for rows in (fitted, held))
+    TextTuning(net, tokenizer, material.taxonomy, shown, kept, recipe).run(step, state)
+    # Blended by the graph that is served: what quantising changed is counted in.
+    return _blended(Encoder(graph_of(net.body), tokenizer, spec), net.layer(), material, choices, held), state
+
+
+def _blended(
+    encoder: Encoder, layer: Layer, material: Material, choices: Choices, held: NDArray[np.int64]
+) -> TunedEncoder:
+    """Fit one blend for all topics that have labels, and one for the stances toward them, on the held rows."""
+    known = material.labels.any(axis=0)
+    told = np.bincount(material.pairs.topic, minlength=material.labels.shape[1]) > 0
+    embeddings = np.array([encoder.embed(material.examples[row].text) for row in held])
+    logits = embeddings @ layer.topic_weights + layer.topic_bias
+    heads, labels = blending.log_odds(choices.topic.scores[held]), material.labels[held]
+    topic = blending.fit_topic(
+        heads[:, known].ravel(), logits[:, known].ravel(), labels[:, known].ravel(), blending.HEADS
+    )
+    inside, row, gold = blending.stances_of(material, held)
+    stances = np.einsum("nd,tdk->ntk", embeddings, layer.stance_weights) + layer.stance_bias
+    calibrated = blending.log_likelihoods(choices.stance_scores[inside])
+    stance = blending.fit_stance(calibrated, stances[row, material.pairs.topic[inside]], gold, blending.HEADS)
+    offset = np.where(known, topic.pair * layer.topic_bias + topic.offset[0], 0.0)
+    stance_offset = np.where(told[:, np.newaxis], stance.pair * layer.stance_bias + stance.offset, 0.0)
+    slope, stance_slope = np.where(known, topic.head, 1.0), np.where(told, stance.head, 1.0)
+    numbers = (each.tolist() for each in (slope, offset, stance_slope, stance_offset))
+    blends = dict(zip(material.taxonomy.ids, map(HeadBlend, *numbers), strict=True))
+    spec = msgspec.structs.replace(encoder.spec, tuned=blends)
+    return TunedEncoder(
+        Encoder(encoder.graph, encoder.tokenizer, spec),
+        topic.pair * layer.topic_weights * known,
+        stance.pair * layer.stance_weights * told[:, np.newaxis, np.newaxis],
+    )
+
+
+def carried(model: LinearModel, old: Taxonomy, new: Taxonomy) -> TunedEncoder:
+    """Take an earlier model's encoder as it is, with its blend: none can be fitted on rows that it may have seen.
+
+    Topics that it does not know are left to their heads.
+    """
+    encoder, n_ngrams = model.features.encoder, model.features.ngrams.size
+    assert encoder is not None and encoder.spec.tuned is not None
+    blends = {name: encoder.spec.tuned.get(name, _HEADS_ALONE) for name in new.ids}
+    topic_weights = np.zeros((encoder.spec.dimension, len(new.ids)))
+    stance_weights = np.zeros((len(new.ids), encoder.spec.dimension, len(STANCES)))
+    for place, name in enumerate(new.ids):
+        if name not in old.ids:
+            continue
+        known = old.ids.index(name)
+        topic_weights[:, place] = model.topic_weights[n_ngrams:, known]
+        if model.stance_weights is not None:
+            stance_weights[place] = model.stance_weights[1 + known, n_ngrams:]
+    spec = msgspec.structs.replace(encoder.spec, tuned=blends)
+    return TunedEncoder(Encoder(encoder.graph, encoder.tokenizer, spec), topic_weights, stance_weights)
