@@ -3,7 +3,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from models.plain import Label
+from models.plain import Label, Show
 
 MOST_TOPICS: int
 
@@ -31,9 +31,10 @@ class Labeller:
         ngrams: Ngrams,
         topics: NDArray[np.float32],
         topic_bias: NDArray[np.float64],
-        stances: Sequence[NDArray[np.float32]],
+        sides: Sequence[NDArray[np.float32]],
         stance_bias: NDArray[np.float64] | None,
         part: float,
+        evidence: Show,
     ) -> Labeller: ...
     def logits(self, texts: Sequence[str]) -> bytearray: ...
     def label(self, texts: Sequence[str], floors: NDArray[np.float64]) -> list[list[Label]]: ...

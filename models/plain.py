@@ -11,11 +11,13 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache
-from operator import itemgetter
+from operator import attrgetter
 from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from models.results import Evidence
 
 CHAR_NGRAMS = (2, 5)
 CACHED_CHUNKS = 30_000
@@ -35,11 +37,12 @@ MOST_TOPICS = 0
 
 FloatArray = NDArray[np.float64]
 Matrix = NDArray[np.float32]
-Stretch = tuple[int, int, float]
 # The likeliest stance, the logits of all, their mean 0, and the :func:`heaviest` stretches for that one.
-StanceLabel = tuple[int, tuple[float, float, float], list[Stretch]]
+StanceLabel = tuple[int, tuple[float, float, float], list[Evidence]]
 # A topic, its logit, the :func:`heaviest` stretches for it, and the stance toward it, where the model has stances.
-Label = tuple[int, float, list[Stretch], StanceLabel | None]
+Label = tuple[int, float, list[Evidence], StanceLabel | None]
+# Makes what is shown of a stretch: its start, its end, the text between them, and its weight.
+Show = Callable[[int, int, str, float], Evidence]
 
 
 class Ngrams:
@@ -210,8 +213,8 @@ class Weights(NamedTuple):
 
 
 class Labeller:
-    """Topics and stances of texts, and what decided them: `features` reads them, then come the :class:`Weights`, and
-    `part` is as in :func:`stretches`."""
+    """Topics and stances of texts, and what decided them: `features` reads them, then come the :class:`Weights`;
+    `part` is as in :func:`stretches`, and `evidence` makes what is shown of one."""
 
     def __init__(
         self,
@@ -221,11 +224,12 @@ class Labeller:
         sides: Sequence[Matrix],
         stance_bias: FloatArray | None,
         part: float,
+        evidence: Show,
     ) -> None:
         self._features = features
         self._topics, self._topic_bias = topics, topic_bias
         self._sides, self._stance_bias = sides, stance_bias
-        self._part = part
+        self._part, self._evidence = part, evidence
 
     def logits(self, texts: Sequence[str]) -> FloatArray:
         """Return the logit of each topic for each text, shape (n_texts, n_topics)."""
@@ -262,8 +266,9 @@ class Labeller:
         shares = row.shares(weights, CENTRED[best])
         return best, (favor, against, neutral), self._stretches(text, shares)
 
-    def _stretches(self, text: str, shares: _Shares) -> list[Stretch]:
-        return heaviest(stretches(text, shares.spans, shares.weights, self._part))
+    def _stretches(self, text: str, shares: _Shares) -> list[Evidence]:
+        found = stretches(text, shares.spans, shares.weights, self._part, self._evidence)
+        return heaviest(found)
 
 
 def centred(logits: FloatArray) -> FloatArray:
@@ -271,12 +276,14 @@ def centred(logits: FloatArray) -> FloatArray:
     return np.asarray(logits - logits.sum() / len(logits))
 
 
-def stretches(text: str, spans: Sequence[tuple[int, int]], weights: FloatArray, part: float) -> list[Stretch]:
+def stretches(
+    text: str, spans: Sequence[tuple[int, int]], weights: FloatArray, part: float, evidence: Show = Evidence
+) -> list[Evidence]:
     """Return the runs of neighbouring chunks that each carry at least `part` of the heaviest chunk's weight.
 
     Returns
     -------
-    list of (start, end, weight)
+    list of Evidence
         In text order, from the first letter or digit of the run to the last, the weight that of all its chunks; none
         without a letter or digit, and none where no chunk has a weight above 0.
     """
@@ -290,14 +297,14 @@ def stretches(text: str, spans: Sequence[tuple[int, int]], weights: FloatArray, 
         if first := _LETTER.search(text, start, end):
             while not _LETTER.match(text, end - 1):
                 end -= 1
-            found.append((first.start(), end, float(weights[a:b].sum())))
+            found.append(evidence(first.start(), end, text[first.start() : end], float(weights[a:b].sum())))
     return found
 
 
-def heaviest(found: list[Stretch]) -> list[Stretch]:
+def heaviest(found: list[Evidence]) -> list[Evidence]:
     """Return the heaviest few stretches, heaviest first; of equals the first of the text comes first."""
-    shown = sorted(found, key=itemgetter(2), reverse=True)[:SHOWN]
-    return [stretch for stretch in shown if stretch[2] >= SHOWN_PART * shown[0][2]]
+    shown = sorted(found, key=attrgetter("weight"), reverse=True)[:SHOWN]
+    return [stretch for stretch in shown if stretch.weight >= SHOWN_PART * shown[0].weight]
 
 
 def char_ngrams(chunk: str) -> list[str]:

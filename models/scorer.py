@@ -14,7 +14,7 @@ from models.examples import STANCES
 from models.features import IS_COMPILED, Row
 from models.linear import LINK_PART, Contributions, FloatArray, LinearModel, sigmoid, sigmoid_of, softmax, softmax_of
 from models.paragraphs import Paragraph, text_fault
-from models.plain import Label, Stretch, heaviest, stretches
+from models.plain import Label, heaviest, stretches
 from models.results import Evidence, Result, StanceResult, TopicResult
 from models.taxonomy import Taxonomy
 
@@ -138,8 +138,8 @@ class Scorer:
         named = [self._position[name] for name in topics]
         # From one pass over the text, unless more is asked for than that gives.
         if self.pairs is None and not explain:
-            labelled = zip(texts, ids, self._labels(texts, named), strict=True)
-            return [self._from_labels(text, id, labels, named) for text, id, labels in labelled]
+            labelled = zip(ids, self._labels(texts, named), strict=True)
+            return [self._from_labels(id, labels, named) for id, labels in labelled]
         return [self._from_scores(text, id, named, explain) for text, id in zip(texts, ids, strict=True)]
 
     def classify_article(
@@ -163,14 +163,12 @@ class Scorer:
             if name not in self._position:
                 raise InvalidParagraph(f"topics[{position}]", f"no such topic; allowed are {', '.join(self._position)}")
 
-    def _from_labels(self, text: str, id: str, labels: Sequence[Label], named: Collection[int]) -> Result:
+    def _from_labels(self, id: str, labels: Sequence[Label], named: Collection[int]) -> Result:
         scores = {label[0]: sigmoid_of(label[1]) for label in labels}
         decisions = self._decisions(scores)
         wanted = _wanted(scores, decisions, named)
         by_topic = {label[0]: label for label in labels}
-        answers = [
-            self._labelled(text, by_topic[topic], scores[topic], decisions.get(topic, "absent")) for topic in wanted
-        ]
+        answers = [self._labelled(by_topic[topic], scores[topic], decisions.get(topic, "absent")) for topic in wanted]
         return _result(id, decisions, answers)
 
     def _from_scores(self, text: str, id: str, named: Collection[int], explain: bool) -> Result:
@@ -202,13 +200,13 @@ class Scorer:
             floors[named] = -np.inf
         return self.model.label(texts, floors)
 
-    def _labelled(self, text: str, label: Label, score: float, decision: TopicDecision) -> TopicResult:
+    def _labelled(self, label: Label, score: float, decision: TopicDecision) -> TopicResult:
         topic, _, found, stance = label
         answer = None
         if stance is not None and self._takes_stance[topic]:
             best, logits, of_stance = stance
-            answer = self._stance_result(best, softmax_of(logits), _shown(text, of_stance))
-        return TopicResult(self._ids[topic], score, decision, answer, _shown(text, found))
+            answer = self._stance_result(best, softmax_of(logits), of_stance)
+        return TopicResult(self._ids[topic], score, decision, answer, found)
 
     def _in_reach(self, pairs: CrossEncoder, logits: FloatArray) -> NDArray[np.bool_]:
         return np.ones(len(logits), dtype=bool) if self.exact else pairs.in_reach(sigmoid(logits))
@@ -293,8 +291,4 @@ def _chunks(text: str, parts: Contributions) -> list[Evidence]:
 
 
 def _stretches(text: str, parts: Contributions) -> list[Evidence]:
-    return _shown(text, heaviest(stretches(text, parts.spans, parts.weights, LINK_PART)))
-
-
-def _shown(text: str, found: list[Stretch]) -> list[Evidence]:
-    return [Evidence(start, end, text[start:end], weight) for start, end, weight in found]
+    return heaviest(stretches(text, parts.spans, parts.weights, LINK_PART))

@@ -25,6 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from models.results import Result
 
 log = logging.getLogger("stancery")
+_encode = msgspec.json.Encoder(enc_hook=str).encode
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
@@ -41,7 +42,7 @@ class JsonFormatter(logging.Formatter):
 
 def _line(level: str, message: str, when: datetime, fields: Mapping[str, Any]) -> str:
     line = {"time": when, "level": level, "message": message, **fields}
-    return msgspec.json.encode(line, enc_hook=str).decode()
+    return _encode(line).decode()
 
 
 class Metrics(Collector):

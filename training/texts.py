@@ -16,7 +16,7 @@ from training import linear
 from training.finetuning import FineTuning, Net, Recipe, batches_in, batches_of, padded
 
 # An embedding of norm 1 is multiplied by this before the head reads it.
-_SCALE = 4.0
+_SCALE = 16.0
 _DROPOUT = 0.1
 # Rate of the head, which is new, in units of the top layer's.
 _HEAD_RATE = 10.0
@@ -26,8 +26,7 @@ _UNTOLD = -100
 class TextRecipe(Recipe, frozen=True):
     """How to fine-tune an encoder."""
 
-    epochs: int = 5
-    rate: float = 2e-4
+    epochs: int = 4
 
 
 class Layer(NamedTuple):
@@ -57,7 +56,9 @@ class TextNet(Net):
     def __init__(self, body: Any, pooling: Literal["mean", "cls"], n_topics: int) -> None:
         super().__init__()
         self.body, self.n_topics = body, n_topics
-        self.head = torch.nn.Linear(body.config.hidden_size, n_topics * (1 + len(STANCES)))
+        # Of each topic its own logit, of the stances those of each topic, and of the stances what all topics share.
+        self.head = torch.nn.Linear(body.config.hidden_size, n_topics * (1 + len(STANCES)) + len(STANCES))
+        self._widths = [n_topics, n_topics * len(STANCES), len(STANCES)]
         self._is_mean = pooling == "mean"
         self._drop = torch.nn.Dropout(_DROPOUT)
 
@@ -67,18 +68,17 @@ class TextNet(Net):
         states = self.body(input_ids=ids, attention_mask=mask).last_hidden_state.float()
         embedding = (states * mask.unsqueeze(-1)).sum(1) if self._is_mean else states[:, 0]
         logits = self.head(self._drop(_SCALE * torch.nn.functional.normalize(embedding, dim=1)))
-        return logits[:, : self.n_topics], logits[:, self.n_topics :].view(-1, self.n_topics, len(STANCES))
+        topics, own, shared = logits.split(self._widths, dim=1)
+        return topics, own.view(-1, self.n_topics, len(STANCES)) + shared.unsqueeze(1)
 
     def layer(self) -> Layer:
         """Return the head, as what reads an embedding of norm 1."""
+        borders = np.cumsum(self._widths[:2])
         weight, bias = (each.detach().cpu().double().numpy() for each in (self.head.weight, self.head.bias))
-        topics, stances = np.split(_SCALE * weight, [self.n_topics])
-        return Layer(
-            topics.T,
-            bias[: self.n_topics],
-            stances.reshape(self.n_topics, len(STANCES), -1).transpose(0, 2, 1),
-            bias[self.n_topics :].reshape(self.n_topics, len(STANCES)),
-        )
+        topics, own, shared = np.split(_SCALE * weight, borders)
+        topic_bias, own_bias, shared_bias = np.split(bias, borders)
+        stances = own.reshape(self.n_topics, len(STANCES), -1) + shared
+        return Layer(topics.T, topic_bias, stances.transpose(0, 2, 1), own_bias.reshape(-1, len(STANCES)) + shared_bias)
 
 
 class TextTuning(FineTuning):

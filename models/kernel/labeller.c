@@ -6,7 +6,7 @@
 
 typedef struct {
     PyObject_HEAD
-    PyObject *ngrams;
+    PyObject *ngrams, *evidence; /* `evidence` makes what is shown of a start, an end, a text and a weight */
     Weights weights;
     double part;
     Py_buffer *views; /* of the weights: topics, their bias, and where there are stances their bias and the sides */
@@ -125,37 +125,46 @@ static int find_labels(const LabellerObject *self, Sums *sums, Py_ssize_t place,
     return failed ? -1 : 0;
 }
 
-static PyObject *listed(const Heaviest *heaviest) {
+static PyObject *shown_of(const LabellerObject *self, PyObject *text, const Stretch *found) {
+    PyObject *given[4] = {PyLong_FromSsize_t(found->start), PyLong_FromSsize_t(found->end),
+                          PyUnicode_Substring(text, found->start, found->end), PyFloat_FromDouble(found->weight)};
+    const int is_whole = given[0] && given[1] && given[2] && given[3];
+    PyObject *shown = is_whole ? PyObject_Vectorcall(self->evidence, given, 4, NULL) : NULL;
+    for (int i = 0; i < 4; i++) Py_XDECREF(given[i]);
+    return shown;
+}
+
+static PyObject *listed(const LabellerObject *self, PyObject *text, const Heaviest *heaviest) {
     PyObject *list = PyList_New(heaviest->n);
     for (int i = 0; list && i < heaviest->n; i++) {
-        const Stretch *found = &heaviest->shown[i];
-        PyObject *stretch = Py_BuildValue("(nnd)", found->start, found->end, found->weight);
-        if (stretch)
-            PyList_SET_ITEM(list, i, stretch);
+        PyObject *shown = shown_of(self, text, &heaviest->shown[i]);
+        if (shown)
+            PyList_SET_ITEM(list, i, shown);
         else
             Py_CLEAR(list);
     }
     return list;
 }
 
-static PyObject *label_of(const LabellerObject *self, const Found *found) {
-    PyObject *stretches = listed(&found->of_topic);
-    if (!stretches) return NULL;
-    if (!self->weights.sides) return Py_BuildValue("(ndNO)", found->topic, found->logit, stretches, Py_None);
-    PyObject *of_stance = listed(&found->of_stance);
-    if (!of_stance) return Py_DECREF(stretches), NULL;
+static PyObject *label_of(const LabellerObject *self, PyObject *text, const Found *found) {
+    PyObject *of_topic = listed(self, text, &found->of_topic);
+    if (!of_topic) return NULL;
+    if (!self->weights.sides) return Py_BuildValue("(ndNO)", found->topic, found->logit, of_topic, Py_None);
+    PyObject *of_stance = listed(self, text, &found->of_stance);
+    if (!of_stance) return Py_DECREF(of_topic), NULL;
     const double *logits = found->stances;
-    return Py_BuildValue("(ndN(i(ddd)N))", found->topic, found->logit, stretches, found->stance, logits[0], logits[1],
+    return Py_BuildValue("(ndN(i(ddd)N))", found->topic, found->logit, of_topic, found->stance, logits[0], logits[1],
                          logits[2], of_stance);
 }
 
-/* A new list of the labels of each of `n` texts. */
-static PyObject *labels_of(const LabellerObject *self, const Findings *findings, Py_ssize_t n) {
+/* A new list of the labels of each text. */
+static PyObject *labels_of(const LabellerObject *self, const Findings *findings, PyObject *texts) {
+    const Py_ssize_t n = PyTuple_GET_SIZE(texts);
     PyObject *all = PyList_New(n);
     for (Py_ssize_t i = 0, next = 0; all && i < n; i++) {
         PyObject *labels = PyList_New(0);
         for (; labels && next < findings->n && findings->found[next].text == i; next++) {
-            PyObject *label = label_of(self, &findings->found[next]);
+            PyObject *label = label_of(self, PyTuple_GET_ITEM(texts, i), &findings->found[next]);
             if (!label || PyList_Append(labels, label)) Py_CLEAR(labels);
             Py_XDECREF(label);
         }
@@ -192,7 +201,7 @@ static PyObject *label_all(LabellerObject *self, PyObject *texts, const double *
             failed = find_labels(self, sums, i, letters_of(PyTuple_GET_ITEM(texts, i)),
                                  letters_of(PyList_GET_ITEM(lower, i)), floors, &findings);
         if (state) PyEval_RestoreThread(state);
-        labels = failed ? PyErr_NoMemory() : labels_of(self, &findings, n);
+        labels = failed ? PyErr_NoMemory() : labels_of(self, &findings, texts);
         PyMem_RawFree(findings.found);
         give_sums_back(self, sums);
     }
@@ -215,7 +224,7 @@ static PyObject *labeller_label(LabellerObject *self, PyObject *args) {
 static PyMethodDef labeller_methods[] = {
     {"logits", (PyCFunction)labeller_logits, METH_O, "logits(texts) -> float64 of shape (n_texts, n_topics)"},
     {"label", (PyCFunction)labeller_label, METH_VARARGS,
-     "label(texts, floors) -> for each text a list of (topic, logit, stretches, (stance, logits, stretches) or None)"},
+     "label(texts, floors) -> for each text a list of (topic, logit, evidence, (stance, logits, evidence) or None)"},
     {NULL, NULL, 0, NULL},
 };
 
@@ -273,19 +282,21 @@ static void labeller_dealloc(LabellerObject *self) {
     PyMem_Free(self->views);
     PyMem_Free(self->weights.sides);
     Py_XDECREF(self->ngrams);
+    Py_XDECREF(self->evidence);
     Py_TYPE(self)->tp_free((PyObject *)self);
 }
 
 static PyObject *labeller_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"ngrams", "topics", "topic_bias", "sides", "stance_bias", "part", NULL};
-    PyObject *ngrams, *topics, *topic_bias, *sides, *stance_bias;
+    static char *names[] = {"ngrams", "topics", "topic_bias", "sides", "stance_bias", "part", "evidence", NULL};
+    PyObject *ngrams, *topics, *topic_bias, *sides, *stance_bias, *evidence;
     double part;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!OOOOd:Labeller", names, &NgramsType, &ngrams, &topics,
-                                     &topic_bias, &sides, &stance_bias, &part))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!OOOOdO:Labeller", names, &NgramsType, &ngrams, &topics,
+                                     &topic_bias, &sides, &stance_bias, &part, &evidence))
         return NULL;
     LabellerObject *self = (LabellerObject *)type->tp_alloc(type, 0);
     if (!self) return NULL;
     self->ngrams = Py_NewRef(ngrams);
+    self->evidence = Py_NewRef(evidence);
     self->part = part;
     self->weights.vocabulary = &((NgramsObject *)ngrams)->vocabulary;
     if (keep_weights(self, topics, topic_bias, sides, stance_bias)) Py_CLEAR(self);
@@ -294,7 +305,7 @@ static PyObject *labeller_new(PyTypeObject *type, PyObject *args, PyObject *kwar
 
 PyTypeObject LabellerType = {
     PyVarObject_HEAD_INIT(NULL, 0).tp_name = "models._kernel.Labeller",
-    .tp_doc = "Labeller(ngrams, topics, topic_bias, sides, stance_bias, part): labels texts by a model's weights.",
+    .tp_doc = "Labeller(ngrams, topics, topic_bias, sides, stance_bias, part, evidence): labels texts by a model's weights.",
     .tp_basicsize = sizeof(LabellerObject),
     .tp_flags = Py_TPFLAGS_DEFAULT,
     .tp_new = labeller_new,

@@ -17,7 +17,8 @@ from models.bundle import Bundle
 from models.examples import Example
 from models.features import IS_COMPILED, Labeller, NgramFeatures
 from models.linear import sides_of
-from models.plain import Stretch, Weights
+from models.plain import Weights
+from models.results import Evidence
 from training.export import pipelines
 
 # Where the letters, digits, signs and white space of scripts begin; 400 code points of each.
@@ -102,23 +103,23 @@ def check_labels(compiled: Labeller, plain: Labeller, text: str) -> None:
     np.testing.assert_allclose(logits, np.frombuffer(plain.logits((text,))), atol=1e-9)
     for one, other in zip(ours, theirs, strict=True):
         assert one[1] == logits[one[0]]
-        check_stretches(one[2], other[2])
+        check_evidence(one[2], other[2])
         if one[3] is None or other[3] is None:
             assert one[3] is other[3]
             continue
         assert one[3][0] == other[3][0]
         np.testing.assert_allclose(one[3][1], other[3][1], atol=1e-9)
-        check_stretches(one[3][2], other[3][2])
+        check_evidence(one[3][2], other[3][2])
 
 
-def check_stretches(ours: list[Stretch], theirs: list[Stretch]) -> None:
-    np.testing.assert_allclose([each[2] for each in ours], [each[2] for each in theirs], atol=1e-9)
-    one, other = ({each[:2]: each[2] for each in found} for found in (ours, theirs))
+def check_evidence(ours: list[Evidence], theirs: list[Evidence]) -> None:
+    np.testing.assert_allclose([each.weight for each in ours], [each.weight for each in theirs], atol=1e-9)
+    one, other = ({(each.start, each.end, each.text): each.weight for each in found} for found in (ours, theirs))
     for span in one.keys() & other.keys():
         assert one[span] == pytest.approx(other[span], rel=1e-7, abs=1e-9)
     # Where the last ones weigh the same but for rounding, either may be left out.
     for span in one.keys() ^ other.keys():
-        assert {**one, **other}[span] == pytest.approx(ours[-1][2], rel=1e-7, abs=1e-9)
+        assert {**one, **other}[span] == pytest.approx(ours[-1].weight, rel=1e-7, abs=1e-9)
 
 
 def test_it_is_compiled_here() -> None:
