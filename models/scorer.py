@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, cast
+from collections.abc import Collection, Iterable, Sequence
+from operator import attrgetter
+from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
 import msgspec
 import numpy as np
@@ -44,6 +45,17 @@ class Rules(msgspec.Struct, frozen=True):
 
     topics: dict[str, TopicRule]
     stance_certain_from: float
+
+
+class _Chosen(NamedTuple):
+    """A topic to answer for."""
+
+    topic: int
+    score: float
+    decision: TopicDecision
+
+
+_score = attrgetter("score")
 
 
 class Scorer:
@@ -164,33 +176,41 @@ class Scorer:
                 raise InvalidParagraph(f"topics[{position}]", f"no such topic; allowed are {', '.join(self._position)}")
 
     def _from_labels(self, id: str, labels: Sequence[Label], named: Collection[int]) -> Result:
-        scores = {label[0]: sigmoid_of(label[1]) for label in labels}
-        decisions = self._decisions(scores)
-        wanted = _wanted(scores, decisions, named)
         by_topic = {label[0]: label for label in labels}
-        answers = [self._labelled(by_topic[topic], scores[topic], decisions.get(topic, "absent")) for topic in wanted]
-        return _result(id, decisions, answers)
+        decision, chosen = self._choose([(label[0], sigmoid_of(label[1])) for label in labels], named)
+        return Result(id, decision, [self._labelled(by_topic[each.topic], each) for each in chosen], [])
 
     def _from_scores(self, text: str, id: str, named: Collection[int], explain: bool) -> Result:
         (found,) = self.topic_scores((text,)).tolist()
-        scores = dict(enumerate(found))
-        decisions = self._decisions(scores)
-        answers = []
-        # Most of what comes in is about none of the topics, and no evidence is looked for in it.
-        if wanted := _wanted(scores, decisions, named):
-            row = self.model.features.read(text)
-            answers = [
-                self._topic(row, topic, scores[topic], decisions.get(topic, "absent"), explain) for topic in wanted
-            ]
-        return _result(id, decisions, answers)
+        decision, chosen = self._choose(enumerate(found), named)
+        if not chosen:
+            # Most of what comes in is about none of the topics, and no evidence is looked for in it.
+            return Result(id, decision, [], [])
+        row = self.model.features.read(text)
+        return Result(id, decision, [self._topic(row, each, explain) for each in chosen], [])
 
-    def _decisions(self, scores: Mapping[int, float]) -> dict[int, TopicDecision]:
-        """Return what was decided of each topic that is not absent."""
-        return {
-            topic: "present" if score >= self._thresholds[topic] else "uncertain"
-            for topic, score in scores.items()
-            if score >= self._least[topic]
-        }
+    def _choose(self, scores: Iterable[tuple[int, float]], named: Collection[int]) -> tuple[Decision, list[_Chosen]]:
+        """Decide by the scores of topics; return the decision of the whole, and the topics to answer for, the likeliest
+        first: those present, or else all candidates, and those named."""
+        thresholds, least = self._thresholds, self._least
+        present: list[_Chosen] = []
+        candidates: list[_Chosen] = []
+        others: list[_Chosen] = []
+        for topic, score in scores:
+            if score >= thresholds[topic]:
+                present.append(_Chosen(topic, score, "present"))
+            elif score >= least[topic]:
+                candidates.append(_Chosen(topic, score, "uncertain"))
+            elif topic in named:
+                others.append(_Chosen(topic, score, "absent"))
+        decision: Decision = "off_topic"
+        if present:
+            decision, others = "on_topic", [*others, *(each for each in candidates if each.topic in named)]
+        elif candidates:
+            decision = "uncertain"
+        chosen = [*(present or candidates), *others]
+        chosen.sort(key=_score, reverse=True)
+        return decision, chosen
 
     def _labels(self, texts: Sequence[str], named: list[int]) -> list[list[Label]]:
         """Return what the model says of the topics that may be candidates, and of those that are named."""
@@ -200,13 +220,13 @@ class Scorer:
             floors[named] = -np.inf
         return self.model.label(texts, floors)
 
-    def _labelled(self, label: Label, score: float, decision: TopicDecision) -> TopicResult:
+    def _labelled(self, label: Label, chosen: _Chosen) -> TopicResult:
         topic, _, found, stance = label
         answer = None
         if stance is not None and self._takes_stance[topic]:
             best, logits, of_stance = stance
             answer = self._stance_result(best, softmax_of(logits), of_stance)
-        return TopicResult(self._ids[topic], score, decision, answer, found)
+        return TopicResult(self._ids[topic], chosen.score, chosen.decision, answer, found)
 
     def _in_reach(self, pairs: CrossEncoder, logits: FloatArray) -> NDArray[np.bool_]:
         return np.ones(len(logits), dtype=bool) if self.exact else pairs.in_reach(sigmoid(logits))
@@ -229,12 +249,13 @@ class Scorer:
             self._in_reach(self.pairs, self.model.topic_logits((row.text,))[0])[topic]
         )
 
-    def _topic(self, row: Row, topic: int, score: float, decision: TopicDecision, explain: bool) -> TopicResult:
+    def _topic(self, row: Row, chosen: _Chosen, explain: bool) -> TopicResult:
+        topic = chosen.topic
         parts = self._explain_topic(row, topic)
         return TopicResult(
             topic=self._ids[topic],
-            score=score,
-            decision=decision,
+            score=chosen.score,
+            decision=chosen.decision,
             stance=self._stance(row, topic, explain) if self._takes_stance[topic] else None,
             evidence=_chunks(row.text, parts) if explain else _stretches(row.text, parts),
             bias=parts.bias if explain else None,
@@ -263,19 +284,6 @@ class Scorer:
             evidence,
             bias,
         )
-
-
-def _wanted(scores: Mapping[int, float], decisions: Mapping[int, TopicDecision], named: Collection[int]) -> list[int]:
-    """Return the topics to answer for, the likeliest first: those present, or all candidates, and those named."""
-    present = [topic for topic, decision in decisions.items() if decision == "present"]
-    return sorted({*(present or decisions), *named}, key=lambda topic: -scores[topic])
-
-
-def _result(id: str, decisions: Mapping[int, TopicDecision], answers: list[TopicResult]) -> Result:
-    decision: Decision = "off_topic"
-    if decisions:
-        decision = "on_topic" if "present" in decisions.values() else "uncertain"
-    return Result(id=id, decision=decision, topics=answers, speakers=[])
 
 
 def _floors(scores: FloatArray) -> FloatArray:
