@@ -26,7 +26,7 @@ _UNTOLD = -100
 class TextRecipe(Recipe, frozen=True):
     """How to fine-tune an encoder."""
 
-    epochs: int = 4
+    epochs: int = 5
 
 
 class Layer(NamedTuple):
