@@ -76,7 +76,7 @@ def seal(
         "topic_c": choices.topic_c,
         "stance_c": choices.stance_c,
         "chosen_from": {"topic_c": TOPIC_GRID, "stance_c": STANCE_GRID, "by": "out-of-fold log loss"},
-        **_wordings(choices, scorer),
+        **_wordings(choices, material),
         "min_df": linear.MIN_DF,
         "word_ngrams": WORD_NGRAMS,
         "char_ngrams": CHAR_NGRAMS,
@@ -150,9 +150,9 @@ def _counts(examples: Sequence[Example], material: Material, kept: Sequence[Exam
     }
 
 
-def _wordings(choices: Choices, scorer: Scorer) -> dict[str, Any]:
-    """Say whether heads lean to the topics' wordings, where they can: with an encoder."""
-    if scorer.model.features.encoder is None:
+def _wordings(choices: Choices, material: Material) -> dict[str, Any]:
+    """Say whether heads lean to the topics' wordings, where they can: with a frozen encoder."""
+    if material.wordings is None:
         return {}
     return {
         "topics_lean_to_wordings": choices.topic.is_wide,

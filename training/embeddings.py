@@ -34,10 +34,7 @@ class Embeddings:
         named = hashlib.sha256(encoder.graph + encoder.tokenizer + repr(encoder.spec).encode()).hexdigest()
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
-        place = ":memory:" if folder is None else str(folder / f"{named[:16]}.sqlite")
-        self._database = sqlite3.connect(place, isolation_level=None, timeout=30)
-        self._database.execute("PRAGMA synchronous = OFF")
-        self._database.execute("CREATE TABLE IF NOT EXISTS embeddings (text BLOB PRIMARY KEY, vector BLOB NOT NULL)")
+        self._database = _opened(None if folder is None else folder / f"{named[:16]}.sqlite")
 
     def __call__(self, text: str) -> NDArray[np.float64]:
         """Return the embedding of a text, shape (d,)."""
@@ -52,3 +49,24 @@ class Embeddings:
 
     def close(self) -> None:
         self._database.close()
+
+
+def _opened(place: Path | None) -> sqlite3.Connection:
+    """Open the file; one that is damaged is begun anew, since all in it can be made again."""
+    database = sqlite3.connect(":memory:" if place is None else place, isolation_level=None, timeout=30)
+    try:
+        database.execute("PRAGMA synchronous = OFF")
+        database.execute("CREATE TABLE IF NOT EXISTS embeddings (text BLOB PRIMARY KEY, vector BLOB NOT NULL)")
+        if database.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
+            raise sqlite3.DatabaseError("damaged")
+    except sqlite3.OperationalError:
+        # Busy, or no room: nothing is wrong with the file.
+        database.close()
+        raise
+    except sqlite3.DatabaseError:
+        database.close()
+        if place is None:
+            raise
+        place.unlink(missing_ok=True)
+        return _opened(place)
+    return database

@@ -253,7 +253,7 @@ def _tuned_encoder(
         assert champion is not None
         teller.phase("tune", "taking the champion's fine-tuned encoder")
         old = champion.bundle
-        return tuning.carried(old.scorer.model, old.taxonomy, material.taxonomy), None
+        return tuning.carried(old.scorer.model, old.taxonomy, material.taxonomy, options.cache), None
     teller.phase("tune", f"fine-tuning {options.encoder} on paragraphs")
     folder, spec = described(options.encoder, online=options.online)
     return tuning.fit_encoder(

@@ -22,6 +22,7 @@ from models.features import NgramFeatures
 from models.linear import LinearModel
 from models.taxonomy import Taxonomy
 from training import blending, splits
+from training.embeddings import Embeddings
 from training.fitting import Choices, Material
 
 if TYPE_CHECKING:
@@ -37,11 +38,14 @@ class TunedEncoder(NamedTuple):
     Attributes
     ----------
     encoder : Encoder
+    embed : callable
+        Embeds a text with it.
     topic_weights : ndarray of float64, shape (d, n_topics)
     stance_weights : ndarray of float64, shape (n_topics, d, 3)
     """
 
     encoder: Encoder
+    embed: Callable[[str], FloatArray]
     topic_weights: FloatArray
     stance_weights: FloatArray
 
@@ -64,7 +68,7 @@ class TunedEncoder(NamedTuple):
                 stance_weights[1 + topic, : ngrams.size] = whole - shared
             stance_weights[1:, ngrams.size :] = self.stance_weights
         return LinearModel(
-            EncoderFeatures(ngrams, self.encoder, self.encoder.embed),
+            EncoderFeatures(ngrams, self.encoder, self.embed),
             np.ascontiguousarray(np.concatenate([heads.topic_weights * slope, self.topic_weights]), dtype=np.float32),
             heads.topic_bias * slope + offset,
             stance_weights,
@@ -125,11 +129,16 @@ def fit_encoder(
     shown, kept = ([material.examples[row] for row in rows] for rows in (fitted, held))
     TextTuning(net, tokenizer, material.taxonomy, shown, kept, recipe).run(step, state)
     # Blended by the graph that is served: what quantising changed is counted in.
-    return _blended(Encoder(graph_of(net.body), tokenizer, spec), net.layer(), material, choices, held), state
+    return _blended(Encoder(graph_of(net.body), tokenizer, spec), net.layer(), material, choices, held, cache), state
 
 
 def _blended(
-    encoder: Encoder, layer: Layer, material: Material, choices: Choices, held: NDArray[np.int64]
+    encoder: Encoder,
+    layer: Layer,
+    material: Material,
+    choices: Choices,
+    held: NDArray[np.int64],
+    cache: Path | None,
 ) -> TunedEncoder:
     """Fit one blend for all topics that have labels, and one for the stances toward them, on the held rows."""
     known = material.labels.any(axis=0)
@@ -149,15 +158,16 @@ def _blended(
     slope, stance_slope = np.where(known, topic.head, 1.0), np.where(told, stance.head, 1.0)
     numbers = (each.tolist() for each in (slope, offset, stance_slope, stance_offset))
     blends = dict(zip(material.taxonomy.ids, map(HeadBlend, *numbers), strict=True))
-    spec = msgspec.structs.replace(encoder.spec, tuned=blends)
-    return TunedEncoder(
-        Encoder(encoder.graph, encoder.tokenizer, spec),
+    return _made(
+        encoder,
+        blends,
+        cache,
         topic.pair * layer.topic_weights * known,
         stance.pair * layer.stance_weights * told[:, np.newaxis, np.newaxis],
     )
 
 
-def carried(model: LinearModel, old: Taxonomy, new: Taxonomy) -> TunedEncoder:
+def carried(model: LinearModel, old: Taxonomy, new: Taxonomy, cache: Path | None) -> TunedEncoder:
     """Take an earlier model's encoder as it is, with its blend: none can be fitted on rows that it may have seen.
 
     Topics that it does not know are left to their heads.
@@ -174,5 +184,16 @@ def carried(model: LinearModel, old: Taxonomy, new: Taxonomy) -> TunedEncoder:
         topic_weights[:, place] = model.topic_weights[n_ngrams:, known]
         if model.stance_weights is not None:
             stance_weights[place] = model.stance_weights[1 + known, n_ngrams:]
+    return _made(encoder, blends, cache, topic_weights, stance_weights)
+
+
+def _made(
+    encoder: Encoder,
+    blends: dict[str, HeadBlend],
+    cache: Path | None,
+    topic_weights: FloatArray,
+    stance_weights: FloatArray,
+) -> TunedEncoder:
     spec = msgspec.structs.replace(encoder.spec, tuned=blends)
-    return TunedEncoder(Encoder(encoder.graph, encoder.tokenizer, spec), topic_weights, stance_weights)
+    tuned = Encoder(encoder.graph, encoder.tokenizer, spec)
+    return TunedEncoder(tuned, Embeddings(tuned, cache), topic_weights, stance_weights)

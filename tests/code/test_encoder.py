@@ -101,6 +101,20 @@ def test_fitting_again_embeds_only_what_is_new(encoder: Encoder, tmp_path: Path)
     again.close()
 
 
+@pytest.mark.parametrize("damage", [b"no database at all" * 100, None])
+def test_what_was_kept_and_got_damaged_is_made_again(encoder: Encoder, tmp_path: Path, damage: bytes | None) -> None:
+    first = Embeddings(encoder, tmp_path)
+    vectors = [first(f"{number} {TEXT}") for number in range(8)]
+    first.close()
+    (kept,) = tmp_path.glob("*.sqlite")
+    whole = kept.read_bytes()
+    kept.write_bytes(whole[: len(whole) // 2] if damage is None else damage)
+    again = Embeddings(encoder, tmp_path)
+    assert all((again(f"{number} {TEXT}") == vector).all() for number, vector in enumerate(vectors))
+    assert again.made == 8
+    again.close()
+
+
 def test_the_matrix_that_is_fitted_on_has_the_rows_that_are_served(
     encoder: Encoder, seeds: list[Example], taxonomy: Taxonomy
 ) -> None:
