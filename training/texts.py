@@ -21,12 +21,16 @@ _DROPOUT = 0.1
 # Rate of the head, which is new, in units of the top layer's.
 _HEAD_RATE = 10.0
 _UNTOLD = -100
+# Epochs are as many as come nearest to so many batches, within these bounds.
+_BATCHES = 1200
+_LEAST_EPOCHS, _MOST_EPOCHS = 2, 5
 
 
-class TextRecipe(Recipe, frozen=True):
-    """How to fine-tune an encoder."""
-
-    epochs: int = 5
+def recipe_for(count: int, *, max_length: int, seed: int) -> Recipe:
+    """Return how to fine-tune an encoder on so many paragraphs: of many the rate falls within fewer epochs, since by the
+    third, at a rate that is still high, topics are learnt by heart."""
+    epochs = round(_BATCHES / max(1, batches_in(count)))
+    return Recipe(epochs=min(max(epochs, _LEAST_EPOCHS), _MOST_EPOCHS), max_length=max_length, seed=seed)
 
 
 class Layer(NamedTuple):
@@ -92,7 +96,7 @@ class TextTuning(FineTuning):
     taxonomy : Taxonomy
     fitted, held : sequence of Example
         What to fit on, and what to stop early by.
-    recipe : TextRecipe
+    recipe : Recipe
     """
 
     def __init__(
@@ -102,7 +106,7 @@ class TextTuning(FineTuning):
         taxonomy: Taxonomy,
         fitted: Sequence[Example],
         held: Sequence[Example],
-        recipe: TextRecipe,
+        recipe: Recipe,
     ) -> None:
         super().__init__(net, recipe, batches_in(len(fitted)), head_rate=_HEAD_RATE)
         opened = Tokenizer.from_buffer(tokenizer)

@@ -115,12 +115,12 @@ def fit_encoder(
     import torch
 
     from training.checkpoint import graph_of, load_body, tokenizer_of
-    from training.texts import TextNet, TextRecipe, TextTuning
+    from training.texts import TextNet, TextTuning, recipe_for
 
     if not material.labels.any():
         raise InvalidData(["no paragraph has a topic: there is nothing that an encoder could be tuned on"])
     fitted, held = blending.parted(material, near, seed)
-    recipe = TextRecipe(seed=seed, max_length=spec.max_length)
+    recipe = recipe_for(len(fitted), max_length=spec.max_length, seed=seed)
     body, tokenizer = load_body(folder), tokenizer_of(folder)
     torch.manual_seed(seed)
     net = TextNet(body, spec.pooling, len(material.taxonomy.ids))

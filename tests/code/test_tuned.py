@@ -93,7 +93,8 @@ def test_the_same_seed_makes_the_same_weights_and_an_interrupt_changes_nothing(
     import torch
 
     from training.checkpoint import load_body
-    from training.texts import TextNet, TextRecipe, TextTuning
+    from training.finetuning import Recipe
+    from training.texts import TextNet, TextTuning
 
     taxonomy = read_taxonomy(folder / "taxonomy.toml")
     examples = read_examples(folder / "examples.jsonl", taxonomy)
@@ -109,7 +110,7 @@ def test_the_same_seed_makes_the_same_weights_and_an_interrupt_changes_nothing(
         torch.manual_seed(0)
         net = TextNet(load_body(checkpoint), "mean", 3)
         sides = examples[:64], examples[64:80]
-        TextTuning(net, encoder.tokenizer, taxonomy, *sides, TextRecipe(epochs=2)).run(step, state)
+        TextTuning(net, encoder.tokenizer, taxonomy, *sides, Recipe(epochs=2)).run(step, state)
         return net.state_dict()
 
     state = tmp_path / "state.pt"
