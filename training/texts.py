@@ -27,8 +27,8 @@ _LEAST_EPOCHS, _MOST_EPOCHS = 2, 5
 
 
 def recipe_for(count: int, *, max_length: int, seed: int) -> Recipe:
-    """Return how to fine-tune an encoder on so many paragraphs: of many the rate falls within fewer epochs, since by the
-    third, at a rate that is still high, topics are learnt by heart."""
+    """Return how to fine-tune an encoder on so many paragraphs: of many the rate falls within fewer epochs, since in
+    the third, at a rate that is still high, topics are learnt by heart."""
     epochs = round(_BATCHES / max(1, batches_in(count)))
     return Recipe(epochs=min(max(epochs, _LEAST_EPOCHS), _MOST_EPOCHS), max_length=max_length, seed=seed)
 
