@@ -76,7 +76,7 @@ class Encoder:
     """
 
     def __init__(self, graph: bytes, tokenizer: bytes, spec: EncoderSpec, *, threads: int = 1) -> None:
-        self.graph, self.tokenizer, self.spec = graph, tokenizer, spec
+        self.graph, self.tokenizer, self.spec, self.threads = graph, tokenizer, spec, threads
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         # Its warnings are about the machine it runs on.

@@ -23,7 +23,7 @@ _FEW_DOCUMENTS = 50
 
 
 class Prior(NamedTuple):
-    """What the slopes of a blend are drawn to, the heads' and the pair model's, and are with fewer than ``least``
+    """What the slopes of a blend are drawn to, the heads' and the net's (``pair``), and are with fewer than ``least``
     observations."""
 
     head: float
@@ -31,7 +31,7 @@ class Prior(NamedTuple):
     least: int
 
 
-# Heads are calibrated, and stand until enough has been seen of what a pair model adds to them. Of a topic without
+# Heads are calibrated, and stand until enough has been seen of what a net adds to them. Of a topic without
 # labels neither knows more than the other.
 HEADS = Prior(1.0, 0.0, least=50)
 BOTH = Prior(0.5, 0.5, least=1)

@@ -232,18 +232,10 @@ def load_body(folder: Path) -> Any:
     InvalidData
         If torch or transformers are not installed.
     """
-    try:
-        import onnx  # noqa: F401  the exporter needs it only at the end, after hours maybe
-        import torch  # noqa: F401
-        from transformers import AutoModel
-        from transformers.utils.logging import disable_progress_bar
-    except ImportError as error:
-        raise InvalidData(
-            [
-                "encoder: to bring in a checkpoint takes more packages: torch in the build for this machine, then "
-                f"pip install 'stancery[checkpoint]' ({error})"
-            ]
-        ) from error
+    require()
+    from transformers import AutoModel
+    from transformers.utils.logging import disable_progress_bar
+
     disable_progress_bar()  # type: ignore[no-untyped-call]  # it has no types
     return AutoModel.from_pretrained(
         folder,
@@ -252,6 +244,21 @@ def load_body(folder: Path) -> Any:
         local_files_only=True,
         attn_implementation="eager",
     ).float()
+
+
+def require() -> None:
+    """Raise InvalidData if torch, transformers or onnx are not installed."""
+    try:
+        import onnx  # noqa: F401  the exporter needs it only at the end, after hours maybe
+        import torch  # noqa: F401
+        import transformers  # noqa: F401
+    except ImportError as error:
+        raise InvalidData(
+            [
+                "encoder: to bring in a checkpoint takes more packages: torch in the build for this machine, then "
+                f"pip install 'stancery[checkpoint]' ({error})"
+            ]
+        ) from error
 
 
 def exported(module: Any, inputs: tuple[str, ...]) -> bytes:

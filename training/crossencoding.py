@@ -26,7 +26,7 @@ _MISSED = 0.05
 _AS_IT_IS = Blend(0.0, 1.0, [0.0])
 
 
-class Tuned(NamedTuple):
+class FittedPairs(NamedTuple):
     """A pair model, and the file that its fine-tuning could be gone on from; whoever has written the model down deletes
     it."""
 
@@ -45,7 +45,7 @@ def fit_pairs(
     seed: int,
     cache: Path | None,
     step: Callable[[float], None],
-) -> Tuned:
+) -> FittedPairs:
     """Fine-tune a checkpoint on the material, and blend it with the heads.
 
     Parameters
@@ -110,7 +110,7 @@ def fit_pairs(
     graph = exported(net, ("ids", "segments"))
     spec = _blended(spec, graph, tokenizer, material, choices, held)
     spec = _blended_alone(spec, tuning.strangers, tuning.first_sight, material, held)
-    return Tuned(CrossEncoder(graph, tokenizer, spec, material.taxonomy), state)
+    return FittedPairs(CrossEncoder(graph, tokenizer, spec, material.taxonomy), state)
 
 
 def carried(pairs: CrossEncoder, tokenizer: bytes, material: Material) -> CrossEncoder:

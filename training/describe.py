@@ -54,6 +54,7 @@ def seal(
     *,
     asked: Mapping[str, Any],
     parent: str | None,
+    is_carried: bool,
 ) -> tuple[Manifest, dict[str, bytes]]:
     """Return the manifest, as yet without digests, and the files of a bundle.
 
@@ -68,6 +69,8 @@ def seal(
         The settings that were asked for.
     parent : str, optional
         The champion's version.
+    is_carried : bool
+        Whether what is fine-tuned is the champion's.
     """
     taxonomy, (examples, kept, carried) = material.taxonomy, sides
     settings = {
@@ -114,6 +117,16 @@ def seal(
         agreement=measured.audit["agreement"],
     )
     warnings = _warnings(material, choices)
+    if is_carried:
+        warnings.append(
+            "What is fine-tuned was taken over from the version before, as it was: where that was fitted on rows that "
+            "are held out only now, the metrics are too high."
+        )
+    if scorer.model.features.encoder is not None and scorer.model.features.encoder.spec.tuned is not None:
+        warnings.append(
+            "Thresholds, bands and label agreement are those of the heads over n-grams, out of fold; the scores are of "
+            "the blend of those with the fine-tuned encoder."
+        )
     drawn = report.draw(manifest, taxonomy, scorer.model, measured.scores, measured.curve)
     files[CARD] = report.model_card(manifest, taxonomy, warnings, measured.audit).encode()
     files[REPORT] = report.report_page(manifest, drawn, warnings, measured.audit).encode()

@@ -30,8 +30,9 @@ class Embeddings:
     def __init__(self, encoder: Encoder, folder: Path | None) -> None:
         self.encoder = encoder
         self.made = 0
-        # Quantisation, pooling and length are in the graph and the specification, so both name the file.
-        named = hashlib.sha256(encoder.graph + encoder.tokenizer + repr(encoder.spec).encode()).hexdigest()
+        # What an embedding hangs on names the file.
+        read = f"{encoder.spec.pooling} {encoder.spec.max_length}".encode()
+        named = hashlib.sha256(encoder.graph + encoder.tokenizer + read).hexdigest()
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
         self._database = _opened(None if folder is None else folder / f"{named[:16]}.sqlite")

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 BATCH = 32
 _WARM = 0.1
+_KEPT = {"net", "best", "optimizer", "losses", "done", "own"}
 
 
 class Recipe(msgspec.Struct, frozen=True):
@@ -162,7 +163,8 @@ class FineTuning(ABC):
         """Return what an interrupted run left; one that was cut short or damaged is as good as none."""
         with suppress(RuntimeError, OSError, EOFError, UnpicklingError):
             found: dict[str, Any] = torch.load(state, map_location=self._device, weights_only=True)
-            return found
+            if isinstance(found, dict) and found.keys() >= _KEPT:
+                return found
         return None
 
     def _restore(self, kept: Mapping[str, Any]) -> None:

@@ -136,7 +136,8 @@ def judge(
     for name, examples in tables.items():
         if examples and topics:
             checks += _table(name, old, challenger, _common(examples, topics, takes), topics, seed)
-    checks += _agreement(champion.bundle.manifest, manifest, topics)
+    if _same_heads(old, challenger):
+        checks += _agreement(champion.bundle.manifest, manifest, topics)
     reasons = [check.reason() for check in checks if check.passed is False]
     if not any(check.passed is not None for check in checks if check.rows != "fitted"):
         reasons.append(f"fewer than {FEW} labels are held out of what both models know: nothing to judge by")
@@ -312,6 +313,10 @@ def _notes(
         notes.append(f"{dropped} of the champion's rows are left out: their topics or stances are not in the taxonomy")
     if not old.manifest.agreement:
         notes.append("the champion does not say how far its labels were confirmed, so label agreement is not judged")
+    if not _same_heads(old.scorer, challenger):
+        notes.append(
+            "label agreement is not judged: the heads that tell it have an encoder's columns in one of the two"
+        )
     before, now = old.manifest.settings.get("holdout", 0.0), manifest.settings["holdout"]
     if before < now:
         notes.append(
@@ -331,6 +336,12 @@ def _notes(
         if 0 < len(examples) < _FEW_ROWS:
             notes.append(f"{name}: {len(examples)} rows, so only a large fall would be noticed")
     return notes
+
+
+def _same_heads(one: Scorer, other: Scorer) -> bool:
+    """Tell whether the heads of both were fitted on columns of one kind: on n-grams alone, or on an encoder's too."""
+    encoders = [scorer.model.features.encoder for scorer in (one, other)]
+    return len({encoder is None or encoder.spec.tuned is not None for encoder in encoders}) == 1
 
 
 def _tuned_graphs(scorer: Scorer) -> set[tuple[str, bytes]]:

@@ -28,6 +28,7 @@ from training.progress import Progress, Teller
 
 if TYPE_CHECKING:
     from models.crossencoder import CrossEncoder
+    from models.encoder import EncoderSpec
     from training import crossencoding
     from training.embeddings import Embeddings
     from training.tuning import TunedEncoder
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 TUNED_FAMILY, CROSS_FAMILY = "tuned", "crossencoder"
 # Whose heads have a checkpoint's embeddings among their columns.
 _FROZEN = ("encoder", CROSS_FAMILY)
+# Of which a part is fine-tuned on labels.
+_TUNED = (TUNED_FAMILY, CROSS_FAMILY)
 
 
 @dataclass(frozen=True)
@@ -131,12 +134,13 @@ def run(
     kept = list(compress(examples, split.held))
     teller.step()
     embeddings = _embeddings(options, beaten, teller) if options.family in _FROZEN else None
+    checkpoint = _checkpoint(options, teller) if options.family == TUNED_FAMILY and options.encoder else None
     material = _material(list(compress(examples, split.fitted)), taxonomy, embeddings, options, examples_path, teller)
 
     choices, found = _choose(material, examples, split, options, teller)
     pairs, tuned, state = None, None, None
     if options.family == TUNED_FAMILY:
-        tuned, state = _tuned_encoder(material, choices, split, options, beaten, teller)
+        tuned, state = _tuned_encoder(material, choices, split, options, checkpoint, beaten, teller)
     if options.family == CROSS_FAMILY:
         pairs, state = _pair_model(material, choices, split, options, beaten, teller)
         choices = choices._replace(
@@ -153,6 +157,7 @@ def run(
         measured,
         asked={"holdout": options.holdout, "seed": options.seed},
         parent=beaten.bundle.manifest.version if beaten else None,
+        is_carried=options.encoder is None and options.family in _TUNED,
     )
     directory = _write(manifest, files, output)
     if state is not None:
@@ -179,6 +184,8 @@ def _check_champion(family: str, champion: Champion | None) -> None:
     encoder = None if scorer is None else scorer.model.features.encoder
     if family == CROSS_FAMILY and (scorer is None or not scorer.pairs):
         raise InvalidData(["encoder: to fine-tune a pair model, name a checkpoint, or a champion that has one"])
+    if family in _FROZEN and encoder is not None and encoder.spec.tuned is not None:
+        raise InvalidData(["encoder: the champion's is fine-tuned on labels; name a checkpoint"])
     if family == TUNED_FAMILY and (encoder is None or encoder.spec.tuned is None):
         raise InvalidData(["encoder: to fine-tune one, name a checkpoint, or a champion that has one fine-tuned"])
 
@@ -203,6 +210,16 @@ def _embeddings(options: Options, champion: Champion | None, teller: Teller) -> 
     return Embeddings(encoder, options.cache)
 
 
+def _checkpoint(options: Options, teller: Teller) -> tuple[Path, EncoderSpec]:
+    """Look at the checkpoint, before hours are spent on what comes before its fine-tuning."""
+    from training.checkpoint import described, require
+
+    assert options.encoder is not None
+    teller.phase("encoder", f"bringing in {options.encoder}")
+    require()
+    return described(options.encoder, online=options.online)
+
+
 def _pair_model(
     material: fitting.Material,
     choices: fitting.Choices,
@@ -210,7 +227,7 @@ def _pair_model(
     options: Options,
     champion: Champion | None,
     teller: Teller,
-) -> crossencoding.Tuned:
+) -> crossencoding.FittedPairs:
     # Only here: the linear family is fitted without the runtime.
     from training import crossencoding
     from training.checkpoint import folder_of
@@ -220,7 +237,7 @@ def _pair_model(
     if options.encoder is None:
         assert champion is not None and champion.bundle.scorer.pairs is not None
         teller.phase("tune", "taking the champion's pair model")
-        return crossencoding.Tuned(
+        return crossencoding.FittedPairs(
             crossencoding.carried(champion.bundle.scorer.pairs, encoder.tokenizer, material), None
         )
     folder, _ = folder_of(options.encoder, options.online)
@@ -243,19 +260,19 @@ def _tuned_encoder(
     choices: fitting.Choices,
     split: splits.Split,
     options: Options,
+    checkpoint: tuple[Path, EncoderSpec] | None,
     champion: Champion | None,
     teller: Teller,
 ) -> tuple[TunedEncoder, Path | None]:
     from training import tuning
-    from training.checkpoint import described
 
-    if options.encoder is None:
+    if checkpoint is None:
         assert champion is not None
         teller.phase("tune", "taking the champion's fine-tuned encoder")
         old = champion.bundle
-        return tuning.carried(old.scorer.model, old.taxonomy, material.taxonomy, options.cache), None
-    teller.phase("tune", f"fine-tuning {options.encoder} on paragraphs")
-    folder, spec = described(options.encoder, online=options.online)
+        return tuning.carried(old.scorer.model, old.taxonomy, material, options.cache), None
+    folder, spec = checkpoint
+    teller.phase("tune", f"fine-tuning {folder.name} on paragraphs")
     return tuning.fit_encoder(
         material,
         choices,
@@ -264,6 +281,7 @@ def _tuned_encoder(
         spec,
         seed=options.seed,
         cache=options.cache,
+        threads=options.jobs,
         step=teller.part,
     )
 

@@ -24,6 +24,8 @@ _UNTOLD = -100
 # Epochs are as many as come nearest to so many batches, within these bounds.
 _BATCHES = 1200
 _LEAST_EPOCHS, _MOST_EPOCHS = 2, 5
+# What a net hangs on beside its recipe.
+SETTINGS = (_SCALE, _DROPOUT, _HEAD_RATE)
 
 
 def recipe_for(count: int, *, max_length: int, seed: int) -> Recipe:
@@ -115,7 +117,7 @@ class TextTuning(FineTuning):
         self._sides = [
             (
                 list(opened.encode_batch([example.text for example in side])),
-                torch.from_numpy(linear.topic_labels(side, taxonomy.ids).reshape(len(side), -1)).float(),
+                torch.from_numpy(linear.topic_labels(side, taxonomy.ids).reshape(len(side), len(taxonomy.ids))).float(),
                 _stances(side, taxonomy),
             )
             for side in (fitted, held)
@@ -130,7 +132,8 @@ class TextTuning(FineTuning):
             yield (1, rows), len(rows)
 
     def _loss(self, batch: tuple[int, NDArray[np.int64]]) -> torch.Tensor:
-        """Return what the topics of a paragraph cost, all together, and what a stance costs."""
+        """Return what the topics of a paragraph cost, all together, and what a stance costs, each in the mean over the
+        batch: a batch of few stances counts each of them for more."""
         side, rows = batch
         tokens, labels, stances = self._sides[side]
         ids, _, mask = (each.to(self._device) for each in padded([tokens[row] for row in rows]))

@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from models.crossencoder import Blend
 from models.encoder import Encoder, EncoderFeatures, EncoderSpec, HeadBlend
 from models.errors import InvalidData
 from models.examples import STANCES, examples_hash
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from training.texts import Layer
 
 FloatArray = NDArray[np.float64]
+_ALONE = Blend(1.0, 0.0, [0.0])
 _HEADS_ALONE = HeadBlend(1.0, 0.0, 1.0, [0.0] * len(STANCES))
 
 
@@ -85,6 +87,7 @@ def fit_encoder(
     *,
     seed: int,
     cache: Path | None,
+    threads: int,
     step: Callable[[float], None],
 ) -> tuple[TunedEncoder, Path | None]:
     """Fine-tune a checkpoint on the material, and blend it with the heads.
@@ -103,6 +106,8 @@ def fit_encoder(
     seed : int
     cache : path, optional
         A folder to keep the state of the fine-tuning in, so that it can be gone on with.
+    threads : int
+        Threads that embed a paragraph.
     step : callable
         Called now and then with the part that is done, in [0, 1].
 
@@ -115,21 +120,23 @@ def fit_encoder(
     import torch
 
     from training.checkpoint import graph_of, load_body, tokenizer_of
-    from training.texts import TextNet, TextTuning, recipe_for
+    from training.texts import SETTINGS, TextNet, TextTuning, recipe_for
 
-    if not material.labels.any():
-        raise InvalidData(["no paragraph has a topic: there is nothing that an encoder could be tuned on"])
     fitted, held = blending.parted(material, near, seed)
+    if not material.labels[fitted].any():
+        raise InvalidData(["no paragraph has a topic: there is nothing that an encoder could be tuned on"])
     recipe = recipe_for(len(fitted), max_length=spec.max_length, seed=seed)
     body, tokenizer = load_body(folder), tokenizer_of(folder)
     torch.manual_seed(seed)
     net = TextNet(body, spec.pooling, len(material.taxonomy.ids))
-    asked = [recipe, spec.digests, examples_hash(material.examples), material.taxonomy.hash, held.tolist()]
+    asked = [recipe, SETTINGS, spec, examples_hash(material.examples), material.taxonomy.hash, held.tolist()]
     state = cache / f"encoder-{hashlib.sha256(msgspec.json.encode(asked)).hexdigest()[:16]}.pt" if cache else None
     shown, kept = ([material.examples[row] for row in rows] for rows in (fitted, held))
     TextTuning(net, tokenizer, material.taxonomy, shown, kept, recipe).run(step, state)
     # Blended by the graph that is served: what quantising changed is counted in.
-    return _blended(Encoder(graph_of(net.body), tokenizer, spec), net.layer(), material, choices, held, cache), state
+    return _blended(
+        Encoder(graph_of(net.body), tokenizer, spec, threads=threads), net.layer(), material, choices, held, cache
+    ), state
 
 
 def _blended(
@@ -141,59 +148,83 @@ def _blended(
     cache: Path | None,
 ) -> TunedEncoder:
     """Fit one blend for all topics that have labels, and one for the stances toward them, on the held rows."""
-    known = material.labels.any(axis=0)
-    told = np.bincount(material.pairs.topic, minlength=material.labels.shape[1]) > 0
+    known, told = _labelled(material)
     embeddings = np.array([encoder.embed(material.examples[row].text) for row in held])
     logits = embeddings @ layer.topic_weights + layer.topic_bias
     heads, labels = blending.log_odds(choices.topic.scores[held]), material.labels[held]
-    topic = blending.fit_topic(
-        heads[:, known].ravel(), logits[:, known].ravel(), labels[:, known].ravel(), blending.HEADS
-    )
+    topic = _ALONE
+    # An absent topic tells little, and there are many.
+    if labels.sum() >= blending.HEADS.least:
+        topic = blending.fit_topic(
+            heads[:, known].ravel(), logits[:, known].ravel(), labels[:, known].ravel(), blending.HEADS
+        )
     inside, row, gold = blending.stances_of(material, held)
     stances = np.einsum("nd,tdk->ntk", embeddings, layer.stance_weights) + layer.stance_bias
     calibrated = blending.log_likelihoods(choices.stance_scores[inside])
     stance = blending.fit_stance(calibrated, stances[row, material.pairs.topic[inside]], gold, blending.HEADS)
-    offset = np.where(known, topic.pair * layer.topic_bias + topic.offset[0], 0.0)
-    stance_offset = np.where(told[:, np.newaxis], stance.pair * layer.stance_bias + stance.offset, 0.0)
-    slope, stance_slope = np.where(known, topic.head, 1.0), np.where(told, stance.head, 1.0)
-    numbers = (each.tolist() for each in (slope, offset, stance_slope, stance_offset))
-    blends = dict(zip(material.taxonomy.ids, map(HeadBlend, *numbers), strict=True))
-    return _made(
-        encoder,
-        blends,
-        cache,
-        topic.pair * layer.topic_weights * known,
-        stance.pair * layer.stance_weights * told[:, np.newaxis, np.newaxis],
-    )
+    blends = {
+        name: HeadBlend(
+            topic.head,
+            float(topic.pair * layer.topic_bias[place] + topic.offset[0]),
+            stance.head,
+            (stance.pair * layer.stance_bias[place] + stance.offset).tolist(),
+        )
+        for place, name in enumerate(material.taxonomy.ids)
+    }
+    weights = topic.pair * layer.topic_weights, stance.pair * layer.stance_weights
+    return _made(encoder, blends, weights, known, told, material, cache)
 
 
-def carried(model: LinearModel, old: Taxonomy, new: Taxonomy, cache: Path | None) -> TunedEncoder:
+def carried(model: LinearModel, old: Taxonomy, material: Material, cache: Path | None) -> TunedEncoder:
     """Take an earlier model's encoder as it is, with its blend: none can be fitted on rows that it may have seen.
 
-    Topics that it does not know are left to their heads.
+    Topics that it does not know, or that have no labels any more, are left to their heads, and so are stances.
     """
-    encoder, n_ngrams = model.features.encoder, model.features.ngrams.size
+    encoder, n_ngrams, ids = model.features.encoder, model.features.ngrams.size, material.taxonomy.ids
     assert encoder is not None and encoder.spec.tuned is not None
-    blends = {name: encoder.spec.tuned.get(name, _HEADS_ALONE) for name in new.ids}
-    topic_weights = np.zeros((encoder.spec.dimension, len(new.ids)))
-    stance_weights = np.zeros((len(new.ids), encoder.spec.dimension, len(STANCES)))
-    for place, name in enumerate(new.ids):
+    known, told = _labelled(material)
+    topic_weights = np.zeros((encoder.spec.dimension, len(ids)))
+    stance_weights = np.zeros((len(ids), encoder.spec.dimension, len(STANCES)))
+    for place, name in enumerate(ids):
         if name not in old.ids:
+            known[place] = told[place] = False
             continue
-        known = old.ids.index(name)
-        topic_weights[:, place] = model.topic_weights[n_ngrams:, known]
-        if model.stance_weights is not None:
-            stance_weights[place] = model.stance_weights[1 + known, n_ngrams:]
-    return _made(encoder, blends, cache, topic_weights, stance_weights)
+        topic_weights[:, place] = model.topic_weights[n_ngrams:, old.ids.index(name)]
+        if model.stance_weights is None:
+            told[place] = False
+        else:
+            stance_weights[place] = model.stance_weights[1 + old.ids.index(name), n_ngrams:]
+    blends = {name: encoder.spec.tuned.get(name, _HEADS_ALONE) for name in ids}
+    return _made(encoder, blends, (topic_weights, stance_weights), known, told, material, cache)
+
+
+def _labelled(material: Material) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return which topics have labels, and which of them stances, each of shape (n_topics,)."""
+    n_topics = len(material.taxonomy.ids)
+    return np.asarray(material.labels.any(axis=0)), np.isin(np.arange(n_topics), material.pairs.topic)
 
 
 def _made(
     encoder: Encoder,
     blends: dict[str, HeadBlend],
+    weights: tuple[FloatArray, FloatArray],
+    known: NDArray[np.bool_],
+    told: NDArray[np.bool_],
+    material: Material,
     cache: Path | None,
-    topic_weights: FloatArray,
-    stance_weights: FloatArray,
 ) -> TunedEncoder:
-    spec = msgspec.structs.replace(encoder.spec, tuned=blends)
-    tuned = Encoder(encoder.graph, encoder.tokenizer, spec)
-    return TunedEncoder(tuned, Embeddings(tuned, cache), topic_weights, stance_weights)
+    """Leave topics that are not known, and stances that were not told, to their heads."""
+    kept = {}
+    for name, is_known, is_told in zip(material.taxonomy.ids, known, told, strict=True):
+        topic, stance = (blends[name] if each else _HEADS_ALONE for each in (is_known, is_told))
+        kept[name] = HeadBlend(topic.head, topic.offset, stance.stance_head, stance.stance_offset)
+    tuned = Encoder(
+        encoder.graph,
+        encoder.tokenizer,
+        msgspec.structs.replace(encoder.spec, tuned=kept),
+        threads=encoder.threads,
+    )
+    topic_weights, stance_weights = weights
+    return TunedEncoder(
+        tuned, Embeddings(tuned, cache), topic_weights * known, stance_weights * told[:, np.newaxis, np.newaxis]
+    )

@@ -15,10 +15,11 @@ int matrix_from(PyObject *object, Py_ssize_t size, Py_buffer *view, Matrix *matr
 
 PyObject *lowered(PyObject *text) {
     if (PyUnicode_Check(text)) {
-        PyObject *lower = PyObject_CallMethod(text, "lower", NULL);
-        /* Of a kind of text that is not Python's own it may be anything. */
-        if (!lower || PyUnicode_Check(lower)) return lower;
-        Py_DECREF(lower);
+        /* By Python's own method: what another kind of text takes for its lower case may be anything. */
+        PyObject *own = PyUnicode_FromObject(text);
+        PyObject *lower = own ? PyObject_CallMethod(own, "lower", NULL) : NULL;
+        Py_XDECREF(own);
+        return lower;
     }
     PyErr_Format(PyExc_TypeError, "a text is needed, not %.80s", Py_TYPE(text)->tp_name);
     return NULL;

@@ -195,6 +195,16 @@ def test_any_number_of_topics_is_labelled_alike(both: Pair, texts: list[str], n_
     assert np.frombuffer(compiled.logits(texts[:3])).shape == (3 * n_topics,)
 
 
+def test_a_text_of_another_kind_is_lowered_as_any_text_is(labellers: tuple[Labeller, Labeller]) -> None:
+    class Short(str):
+        def lower(self) -> str:
+            return "aa"
+
+    compiled, _ = labellers
+    text, floors = "Sanctions " * 5_000, np.full(11, -np.inf)
+    assert compiled.label([Short(text)], floors) == compiled.label([text], floors)
+
+
 def test_rows_outlive_one_another_and_their_features(bundle: Bundle, seeds: list[Example]) -> None:
     ngrams = bundle.scorer.model.features.ngrams
     made = NgramFeatures(ngrams.words, ngrams.chars, ngrams.idf)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from models.bundle import GRAPH, Bundle, load_bundle
 from models.encoder import Encoder, EncoderSpec, HeadBlend
@@ -18,8 +20,11 @@ from models.taxonomy import read_taxonomy
 from tests.conftest import ROOT, serving, write_small
 from training import blending
 from training.run import Options, run
+from training.tuning import TunedEncoder
 
 TEXT = "The kettle by the leaf in town was splendid and fair."
+TEA = ("The kettle by the leaf was fair.", "A teapot in town was awful.")
+CATS = ("The whisker by the paw was fair.", "A paw in town was awful.")
 RAIN = '\n[[topic]]\nid = "rain"\ntitle = "Rain"\nproposition = "Rain on the street is good."\n'
 
 
@@ -67,11 +72,34 @@ def test_what_was_learnt_counts_and_the_checkpoint_was_changed(bundle: Bundle, e
     n_ngrams = model.features.ngrams.size
     assert model.stance_weights is not None
     dense, stances = model.topic_weights[n_ngrams:], model.stance_weights[:, n_ngrams:]
-    assert (np.abs(dense).max(axis=0)[:2] > 0.1).all() and (np.abs(stances).max(axis=(1, 2))[1:3] > 0.1).all()
     # What every topic shares is of the n-grams.
     assert not stances[0].any()
     own = model.features.encoder
     assert own is not None and float(own.embed(TEXT) @ encoder.embed(TEXT)) < 0.999
+    # By what the encoder says alone.
+    tea, cats = (np.array([own.embed(text) for text in texts]) @ dense for texts in (TEA, CATS))
+    assert (tea[:, 0] > cats[:, 0]).all() and (tea[:, 1] < cats[:, 1]).all()
+    # With one topic's own weights and another's, in the order of the taxonomy.
+    assert np.abs(stances[1]).max() > 0 and np.abs(stances[2]).max() > 0
+
+
+def test_the_blend_is_one_linear_model(shared_small: Callable[..., Path], encoder: Encoder) -> None:
+    heads = load_bundle(shared_small()).scorer.model
+    blends = {"tea": HeadBlend(0.5, 1.5, 2.0, [0.1, 0.2, 0.3]), "cats": HeadBlend(2.0, -1.0, 0.25, [0.0, -0.5, 0.5])}
+    tuned = Encoder(encoder.graph, encoder.tokenizer, replace(encoder.spec, tuned=blends))
+    drawn = np.random.default_rng(0)
+    topics, stances = drawn.normal(size=(384, 2)), drawn.normal(size=(2, 384, 3))
+    model = TunedEncoder(tuned, tuned.embed, topics, stances).beside(heads, ("tea", "cats"))
+    for text in (*TEA, *CATS):
+        embedding = encoder.embed(text)
+        (one,), (other,) = model.topic_logits([text]), heads.topic_logits([text])
+        asked = np.array([0.5, 2.0]) * other + embedding @ topics + [1.5, -1.0]
+        np.testing.assert_allclose(one, asked, atol=1e-5)
+        for place, blend in enumerate(blends.values()):
+            whole = blend.stance_head * heads.stance_logits(heads.features.read(text), place)
+            whole = whole + embedding @ stances[place] + blend.stance_offset
+            found = model.stance_logits(model.features.read(text), place)
+            np.testing.assert_allclose(found, whole - whole.mean(), atol=1e-5)
 
 
 def test_a_topic_that_nobody_labelled_is_left_to_its_head(bundle: Bundle) -> None:
@@ -102,6 +130,8 @@ def test_the_same_seed_makes_the_same_weights_and_an_interrupt_changes_nothing(
     class Interrupt(Exception):
         pass
 
+    losses: list[float] = []
+
     def tuned(state: Path | None, stop_at: float = 2.0) -> dict[str, torch.Tensor]:
         def step(part: float) -> None:
             if part >= stop_at:
@@ -110,13 +140,15 @@ def test_the_same_seed_makes_the_same_weights_and_an_interrupt_changes_nothing(
         torch.manual_seed(0)
         net = TextNet(load_body(checkpoint), "mean", 3)
         sides = examples[:64], examples[64:80]
-        TextTuning(net, encoder.tokenizer, taxonomy, *sides, Recipe(epochs=2)).run(step, state)
+        tuning = TextTuning(net, encoder.tokenizer, taxonomy, *sides, Recipe(epochs=2))
+        losses[:] = tuning.run(step, state)
         return net.state_dict()
 
     state = tmp_path / "state.pt"
     with pytest.raises(Interrupt):
         tuned(state, stop_at=0.8)
     whole, resumed = tuned(None), tuned(state)
+    assert losses[1] < losses[0], "the first epoch alone would be compared"
     assert all((whole[name] == resumed[name]).all() for name in whole)
 
 
@@ -139,12 +171,46 @@ def test_a_challenger_takes_the_champions_encoder_and_learns_new_topics_by_its_h
     assert made.gate is not None and any("the encoder is the champion's" in note for note in made.gate.notes)
     challenger = load_bundle(made.directory)
     old, new = blends_of(bundle), blends_of(challenger)
-    assert new == old
+    if stance:
+        assert new == old
+    else:
+        # What a blend of stances was made for is gone.
+        assert {each.stance_head for each in new.values()} == {1.0} and new["tea"].head == old["tea"].head
     (result,) = challenger.scorer.classify_all(["A drizzle soaked the gutter and it was splendid."], ids=["p1"])
     assert [each.topic for each in result.topics] == ["rain"]
     n_old, n_new = (each.scorer.model.features.ngrams.size for each in (bundle, challenger))
     before, after = bundle.scorer.model.topic_weights[n_old:], challenger.scorer.model.topic_weights[n_new:]
     np.testing.assert_array_equal(before, after)
+
+
+def test_a_topic_whose_labels_are_withdrawn_is_left_to_its_head(bundle: Bundle, folder: Path, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in (folder / "examples.jsonl").read_text().splitlines()]
+    rows = [{**row, "topics": {name: each for name, each in row["topics"].items() if name != "tea"}} for row in rows]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = Options("tuned", holdout=0.2, jobs=1)
+    made = run(tmp_path / "rows.jsonl", folder / "taxonomy.toml", tmp_path / "bundle", options, champion=bundle.path)
+    challenger = load_bundle(made.directory)
+    assert blends_of(challenger)["tea"] == HeadBlend(1.0, 0.0, 1.0, [0.0, 0.0, 0.0])
+    assert challenger.scorer.topic_scores([TEXT])[0, 0] < 0.01
+
+
+def test_heads_are_not_fitted_on_what_was_fine_tuned(bundle: Bundle, folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(InvalidData, match="the champion's is fine-tuned"):
+        options = Options("encoder", jobs=1)
+        run(folder / "examples.jsonl", folder / "taxonomy.toml", tmp_path / "bundle", options, champion=bundle.path)
+
+
+def test_a_checkpoint_that_is_not_there_is_told_of_before_anything_is_fitted(folder: Path, tmp_path: Path) -> None:
+    told: list[str] = []
+    with pytest.raises(InvalidData, match="neither a folder nor"):
+        run(
+            folder / "examples.jsonl",
+            folder / "taxonomy.toml",
+            tmp_path / "bundle",
+            Options("tuned", jobs=1, encoder="no such"),
+            lambda progress: told.append(progress.phase),
+        )
+    assert {*told} == {"split", "encoder"}
 
 
 def test_without_a_checkpoint_or_a_champion_that_has_one_there_is_nothing_to_tune(
