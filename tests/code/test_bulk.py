@@ -24,7 +24,7 @@ ROWS = 6 * STRETCH + 5
 
 @pytest.fixture(scope="module")
 def folder(small: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that holds a bundle at home and a file that takes a few seconds."""
+    """A folder that holds a bundle at home and a file of a few stretches."""
     made = tmp_path_factory.mktemp("bulk")
     (made / "bundle").symlink_to(small())
     words = ("kettle", "cup", "leaf", "brew", "town", "splendid", "fair", "paw", "rain")
@@ -110,7 +110,10 @@ def test_an_interrupted_run_is_gone_on_with(folder: Path, expected: bytes, numbe
 
 @pytest.mark.parametrize("wait", [0, 0.1, 0.3])
 def test_an_interrupt_while_workers_start_leaves_no_traceback(folder: Path, wait: float) -> None:
-    process = started(folder, "rows.jsonl", "--jobs", "2")
+    # However fast the processor, the run is not over by then.
+    long = folder / "long.jsonl"
+    long.write_bytes((folder / "rows.jsonl").read_bytes() * 20)
+    process = started(folder, long.name, "--jobs", "2")
     workers_of(process)
     time.sleep(wait)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does it: to the workers too
