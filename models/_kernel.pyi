@@ -1,9 +1,10 @@
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.plain import Label, Show
+from models.plain import Label
+from models.results import Evidence
 
 MOST_TOPICS: int
 
@@ -34,7 +35,7 @@ class Labeller:
         sides: Sequence[NDArray[np.float32]],
         stance_bias: NDArray[np.float64] | None,
         part: float,
-        evidence: Show,
+        evidence: Callable[[int, int, str, float], Evidence],
     ) -> Labeller: ...
     def logits(self, texts: Sequence[str]) -> bytearray: ...
     def label(self, texts: Sequence[str], floors: NDArray[np.float64]) -> list[list[Label]]: ...

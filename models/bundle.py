@@ -8,7 +8,7 @@
 ``taxonomy.json``         topics and propositions
 ``encoder.onnx``          of all but the linear family: the encoder, its weights as eight-bit integers
 ``tokenizer.json``        of all but the linear family: the tokenizer, as its checkpoint has it
-``encoder.json``          of all but the linear family: where it came from, how it pools, how much it reads
+``encoder.json``          of all but the linear family: where it came from, how it pools and is blended
 ``crossencoder.onnx``     of the crossencoder family, beside an encoder's files: the pair model
 ``crossencoder.json``     of the crossencoder family: where it came from, how it is blended with the heads
 ``holdout.jsonl``         the rows it was measured on, an examples file; absent where nothing was held out

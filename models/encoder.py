@@ -21,7 +21,6 @@ from tokenizers import Tokenizer
 
 from models.features import NgramFeatures, NgramRow, Shares, add_by_chunk
 from models.plain import Labeller, Matrix, Weights
-from models.results import Evidence
 
 _REMEMBERED = 16
 _INPUT = "ids"
@@ -158,4 +157,4 @@ class EncoderFeatures:
 
     def labeller(self, weights: Weights, part: float) -> Labeller:
         """Return what labels by these weights."""
-        return Labeller(self, *weights, part, Evidence)
+        return Labeller(self, *weights, part)

@@ -203,6 +203,6 @@ class NgramFeatures:
     def labeller(self, weights: Weights, part: float) -> Labeller:
         """Return what labels by these weights, which must not change; `part` as in :func:`models.plain.stretches`."""
         if weights.topics.shape[1] > self._kernel.MOST_TOPICS:
-            return plain.Labeller(self, *weights, part, Evidence)
+            return plain.Labeller(self, *weights, part)
         topics = np.ascontiguousarray(weights.topics)
         return kernel.Labeller(self._ngrams, *weights._replace(topics=topics), part, Evidence)

@@ -41,8 +41,6 @@ Matrix = NDArray[np.float32]
 StanceLabel = tuple[int, tuple[float, float, float], list[Evidence]]
 # A topic, its logit, the :func:`heaviest` stretches for it, and the stance toward it, where the model has stances.
 Label = tuple[int, float, list[Evidence], StanceLabel | None]
-# Makes what is shown of a stretch: its start, its end, the text between them, and its weight.
-Show = Callable[[int, int, str, float], Evidence]
 
 
 class Ngrams:
@@ -213,8 +211,8 @@ class Weights(NamedTuple):
 
 
 class Labeller:
-    """Topics and stances of texts, and what decided them: `features` reads them, then come the :class:`Weights`;
-    `part` is as in :func:`stretches`, and `evidence` makes what is shown of one."""
+    """Topics and stances of texts, and what decided them: `features` reads them, then come the :class:`Weights`, and
+    `part` is as in :func:`stretches`."""
 
     def __init__(
         self,
@@ -224,12 +222,11 @@ class Labeller:
         sides: Sequence[Matrix],
         stance_bias: FloatArray | None,
         part: float,
-        evidence: Show,
     ) -> None:
         self._features = features
         self._topics, self._topic_bias = topics, topic_bias
         self._sides, self._stance_bias = sides, stance_bias
-        self._part, self._evidence = part, evidence
+        self._part = part
 
     def logits(self, texts: Sequence[str]) -> FloatArray:
         """Return the logit of each topic for each text, shape (n_texts, n_topics)."""
@@ -267,8 +264,7 @@ class Labeller:
         return best, (favor, against, neutral), self._stretches(text, shares)
 
     def _stretches(self, text: str, shares: _Shares) -> list[Evidence]:
-        found = stretches(text, shares.spans, shares.weights, self._part, self._evidence)
-        return heaviest(found)
+        return heaviest(stretches(text, shares.spans, shares.weights, self._part))
 
 
 def centred(logits: FloatArray) -> FloatArray:
@@ -276,9 +272,7 @@ def centred(logits: FloatArray) -> FloatArray:
     return np.asarray(logits - logits.sum() / len(logits))
 
 
-def stretches(
-    text: str, spans: Sequence[tuple[int, int]], weights: FloatArray, part: float, evidence: Show = Evidence
-) -> list[Evidence]:
+def stretches(text: str, spans: Sequence[tuple[int, int]], weights: FloatArray, part: float) -> list[Evidence]:
     """Return the runs of neighbouring chunks that each carry at least `part` of the heaviest chunk's weight.
 
     Returns
@@ -297,7 +291,7 @@ def stretches(
         if first := _LETTER.search(text, start, end):
             while not _LETTER.match(text, end - 1):
                 end -= 1
-            found.append(evidence(first.start(), end, text[first.start() : end], float(weights[a:b].sum())))
+            found.append(Evidence(first.start(), end, text[first.start() : end], float(weights[a:b].sum())))
     return found
 
 

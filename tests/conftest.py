@@ -100,8 +100,11 @@ def shared_small(small: Callable[..., Path]) -> Callable[..., Path]:
     return cache(small)
 
 
-def write_small(folder: Path, *, stance: bool = True, propositions: bool = True) -> None:
+def write_small(folder: Path, *, stance: bool = True, propositions: bool = True, unlabelled: bool = False) -> None:
+    """Write a small taxonomy and examples; `unlabelled` adds a topic, rain, that no example has."""
     claims = {"tea": "Tea should be free.", "cats": "Cats should vote."}
+    if unlabelled:
+        claims["rain"] = "Rain on the street is good."
     (folder / "taxonomy.toml").write_text(
         "\n".join(
             f'[[topic]]\nid = "{name}"\ntitle = "{name}"\n' + (f'proposition = "{claim}"\n' if propositions else "")

@@ -47,9 +47,8 @@ class Options:
     The encoder family takes its ``encoder`` from a checkpoint, a folder or ``owner/name@revision`` which is fetched if
     ``online``, or where none is named from the champion. The tuned family fine-tunes it; the crossencoder family has it
     as it is, and a pair model fine-tuned from the same checkpoint. What was fine-tuned is taken from the champion where
-    no checkpoint is named. What is made of each text alone, counts of its
-    n-grams and its embedding, is kept in the folder ``cache``, and a fine-tuning that was interrupted goes on from what
-    lies there.
+    no checkpoint is named. What is made of each text alone, counts of its n-grams and its embedding, is kept in the
+    folder ``cache``, and a fine-tuning that was interrupted goes on from what lies there.
     """
 
     family: str = FAMILY

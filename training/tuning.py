@@ -187,7 +187,6 @@ def carried(model: LinearModel, old: Taxonomy, material: Material, cache: Path |
     stance_weights = np.zeros((len(ids), encoder.spec.dimension, len(STANCES)))
     for place, name in enumerate(ids):
         if name not in old.ids:
-            known[place] = told[place] = False
             continue
         topic_weights[:, place] = model.topic_weights[n_ngrams:, old.ids.index(name)]
         if model.stance_weights is None:

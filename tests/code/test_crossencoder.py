@@ -26,15 +26,12 @@ from training import blending, splits
 from training.run import Options, run
 
 TEXT = "The kettle by the leaf in town was splendid and fair."
-UNLABELLED = '\n[[topic]]\nid = "rain"\ntitle = "Rain"\nproposition = "Rain on the street is good."\n'
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("crossencoder")
-    write_small(folder)
-    with (folder / "taxonomy.toml").open("a") as file:
-        file.write(UNLABELLED)
+    write_small(folder, unlabelled=True)
     return folder
 
 

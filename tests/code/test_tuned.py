@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from copy import copy
 from pathlib import Path
 
 import numpy as np
@@ -19,21 +20,19 @@ from models.examples import read_examples
 from models.taxonomy import read_taxonomy
 from tests.conftest import ROOT, serving, write_small
 from training import blending
+from training.gate import _same_heads
 from training.run import Options, run
 from training.tuning import TunedEncoder
 
 TEXT = "The kettle by the leaf in town was splendid and fair."
 TEA = ("The kettle by the leaf was fair.", "A teapot in town was awful.")
 CATS = ("The whisker by the paw was fair.", "A paw in town was awful.")
-RAIN = '\n[[topic]]\nid = "rain"\ntitle = "Rain"\nproposition = "Rain on the street is good."\n'
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tuned")
-    write_small(folder)
-    with (folder / "taxonomy.toml").open("a") as file:
-        file.write(RAIN)
+    write_small(folder, unlabelled=True)
     return folder
 
 
@@ -183,14 +182,19 @@ def test_a_challenger_takes_the_champions_encoder_and_learns_new_topics_by_its_h
     np.testing.assert_array_equal(before, after)
 
 
-def test_a_topic_whose_labels_are_withdrawn_is_left_to_its_head(bundle: Bundle, folder: Path, tmp_path: Path) -> None:
+def test_a_topic_whose_labels_are_withdrawn_and_a_new_one_are_left_to_their_heads(
+    bundle: Bundle, folder: Path, tmp_path: Path
+) -> None:
     rows = [json.loads(line) for line in (folder / "examples.jsonl").read_text().splitlines()]
     rows = [{**row, "topics": {name: each for name, each in row["topics"].items() if name != "tea"}} for row in rows]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    taxonomy = tmp_path / "taxonomy.toml"
+    taxonomy.write_text((folder / "taxonomy.toml").read_text() + '\n[[topic]]\nid = "snow"\ntitle = "Snow"\n')
     options = Options("tuned", holdout=0.2, jobs=1)
-    made = run(tmp_path / "rows.jsonl", folder / "taxonomy.toml", tmp_path / "bundle", options, champion=bundle.path)
+    made = run(tmp_path / "rows.jsonl", taxonomy, tmp_path / "bundle", options, champion=bundle.path)
     challenger = load_bundle(made.directory)
-    assert blends_of(challenger)["tea"] == HeadBlend(1.0, 0.0, 1.0, [0.0, 0.0, 0.0])
+    blends = blends_of(challenger)
+    assert blends["tea"] == blends["snow"] == HeadBlend(1.0, 0.0, 1.0, [0.0, 0.0, 0.0]) != blends["cats"]
     assert challenger.scorer.topic_scores([TEXT])[0, 0] < 0.01
 
 
@@ -234,3 +238,39 @@ def test_it_is_served_without_torch(bundle: Bundle, tmp_path: Path) -> None:
         answer = server.post("/v1/classify", {"paragraphs": [TEXT]}).json
         assert answer["model"] == bundle.manifest.version
         assert [each["topic"] for each in answer["results"][0]["topics"]] == ["tea"]
+
+
+def test_with_few_present_topics_the_heads_stand_alone_however_many_are_absent(
+    folder: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    rows = (folder / "examples.jsonl").read_text().splitlines()
+    rows += [
+        json.dumps({"text": f"Train {number} left platform {number % 9}.", "topics": {}, "document_id": f"t{number}"})
+        for number in range(200)
+    ]
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows))
+    options = Options("tuned", holdout=0.0, jobs=1, encoder=str(checkpoint))
+    run(tmp_path / "rows.jsonl", folder / "taxonomy.toml", tmp_path / "bundle", options)
+    blends = blends_of(load_bundle(tmp_path / "bundle"))
+    assert {*blends} == {"tea", "cats", "rain"}
+    assert all(blend == HeadBlend(1.0, 0.0, 1.0, [0.0, 0.0, 0.0]) for blend in blends.values())
+
+
+def test_of_much_the_rate_falls_within_fewer_epochs() -> None:
+    from training.texts import recipe_for
+
+    assert [recipe_for(count, max_length=256, seed=0).epochs for count in (0, 5_000, 13_000, 1_000_000)] == [5, 5, 3, 2]
+
+
+def test_label_agreement_is_compared_only_between_heads_of_one_kind(
+    bundle: Bundle, shared_small: Callable[..., Path]
+) -> None:
+    frozen = copy(bundle.scorer)
+    frozen.model = copy(frozen.model)
+    features = frozen.model.features = copy(frozen.model.features)
+    assert features.encoder is not None
+    features.encoder = copy(features.encoder)  # type: ignore[misc]  # of a protocol that is read alone
+    features.encoder.spec = replace(features.encoder.spec, tuned=None)
+    linear = load_bundle(shared_small()).scorer
+    assert _same_heads(bundle.scorer, linear) and _same_heads(frozen, frozen)
+    assert not _same_heads(frozen, linear) and not _same_heads(frozen, bundle.scorer)
