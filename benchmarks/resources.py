@@ -1,4 +1,4 @@
-"""What the linear service costs: start, memory, the command line's own cost, and whether bulk work stays flat.
+"""What the linear service costs: start, memory, and the command line's own cost.
 
 Run ``python -m benchmarks.resources``; it fits the seeds into a temporary folder first. Medians and ranges, since
 machines are noisy.
@@ -6,18 +6,15 @@ machines are noisy.
 
 from __future__ import annotations
 
-import http.client
-import json
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,7 +23,6 @@ SEEDS, TAXONOMY = ROOT / "seeds" / "paragraphs.jsonl", ROOT / "seeds" / "taxonom
 STANCERY = [sys.executable, "-m", "stancery"]
 PORT = 8907
 RUNS = 5
-FEW, MANY = 2_000, 20_000
 MB = 1e6
 
 
@@ -45,9 +41,9 @@ def timed(command: list[str]) -> tuple[float, float, float]:
     return time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024 / MB
 
 
-def resident(pid: int, field: str = "VmRSS") -> float:
+def resident(pid: int) -> float:
     status = Path(f"/proc/{pid}/status").read_text()
-    return 1024 * int(status.split(f"{field}:")[1].split()[0]) / MB
+    return 1024 * int(status.split("VmRSS:")[1].split()[0]) / MB
 
 
 @contextmanager
@@ -72,41 +68,6 @@ def service(bundle: Path) -> Iterator[tuple[int, float]]:
         process.wait()
 
 
-def paragraphs(count: int) -> list[bytes]:
-    """Return JSON lines of `count` paragraphs, no two the same: the seeds over and over with a number put before."""
-    texts = [json.loads(line)["text"] for line in SEEDS.read_text().splitlines()]
-    return [json.dumps({"text": f"{number}. {texts[number % len(texts)]}"}).encode() + b"\n" for number in range(count)]
-
-
-def stream(lines: list[bytes]) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", PORT, timeout=600)
-    connection.request("POST", "/v1/classify/stream", iter(lines), encode_chunked=True)
-    response = connection.getresponse()
-    count = sum(1 for _ in response)
-    if count != len(lines):
-        raise SystemExit(f"{count} answers for {len(lines)} lines")
-    connection.close()
-
-
-def peak_while(pid: int, work: Callable[[], None]) -> float:
-    """Return the highest resident megabytes of a process while `work` runs."""
-    peak, done = 0.0, threading.Event()
-
-    def watch() -> None:
-        nonlocal peak
-        while not done.wait(0.02):
-            peak = max(peak, resident(pid))
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        work()
-    finally:
-        done.set()
-        watcher.join()
-    return peak
-
-
 def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -123,18 +84,6 @@ def main() -> None:
                 rests.append(resident(pid))
         print(f"start to ready              {spread(starts, 's')}")
         print(f"resident when ready         {spread(rests, 'MB')}")
-        for count in (FEW, MANY):
-            lines = paragraphs(count)
-            path = folder / f"{count}.jsonl"
-            path.write_bytes(b"".join(lines))
-            command = [*STANCERY, "classify", str(path), "--bundle", str(bundle), "-o", str(folder / "out.jsonl")]
-            wall, _, memory = timed(command)
-            print(f"classify {count:>6,}             {memory:.0f} MB peak, {count / wall:,.0f} paragraphs/s")
-            with service(bundle) as (pid, _):
-                start = time.perf_counter()
-                memory = peak_while(pid, lambda lines=lines: stream(lines))
-                rate = count / (time.perf_counter() - start)
-            print(f"stream   {count:>6,}             {memory:.0f} MB peak, {rate:,.0f} paragraphs/s")
 
 
 if __name__ == "__main__":

@@ -12,10 +12,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks.speed import growth, http, in_process
+from benchmarks.speed import bulk, growth, http, in_process, overload
 from models.bundle import load_bundle
 
-PARTS = ("in-process", "http", "growth")
+PARTS = ("in-process", "http", "overload", "bulk", "growth")
 
 
 def main() -> None:
@@ -27,6 +27,7 @@ def main() -> None:
     parser.add_argument("--fasttext", metavar="PYTHON")
     parser.add_argument("--peers", metavar="DIR", type=Path)
     parser.add_argument("--labels", type=int, default=150_000, help="most labelled paragraphs to fit")
+    parser.add_argument("--paragraphs", type=int, default=1_000_000, help="through the stream and the command")
     parser.add_argument("--plots", metavar="DIR", type=Path, default=Path())
     arguments = parser.parse_args()
     bundle = load_bundle(arguments.bundle)
@@ -34,6 +35,10 @@ def main() -> None:
         in_process.run(bundle, arguments.fasttext, arguments.rounds, arguments.plots)
     if "http" in arguments.parts:
         http.run(bundle, arguments.peers, arguments.rounds, arguments.seconds, arguments.plots)
+    if "overload" in arguments.parts:
+        overload.run(bundle, arguments.rounds, arguments.seconds)
+    if "bulk" in arguments.parts:
+        bulk.run(bundle, arguments.paragraphs, arguments.rounds, arguments.plots)
     if "growth" in arguments.parts:
         growth.run(bundle, arguments.labels, arguments.rounds, arguments.plots)
         http.run_workers(bundle, arguments.rounds, arguments.seconds, arguments.plots)

@@ -16,7 +16,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import joblib
 import numpy as np
@@ -32,7 +32,7 @@ CONNECTIONS = (1, 16, 64)
 MANY, AT_ONCE = 64, 16
 WORKERS = (1, 2)
 PORT = 8951
-_LOAD = """
+_REQUESTS = """
 local file = io.open("{bodies}")
 local bodies, at = {{}}, 0
 for line in file:lines() do bodies[#bodies + 1] = line end
@@ -40,10 +40,12 @@ request = function()
   at = at % #bodies + 1
   return wrk.format("POST", "{path}", {{["Content-Type"] = "application/json"}}, bodies[at])
 end
+"""
+_RATES = """
 done = function(summary, latency, requests)
   local errors = summary.errors
   local failed = errors.status + errors.connect + errors.read + errors.write + errors.timeout
-  io.write(string.format("{{\\"rate\\": %f, \\"p99\\": %f, \\"failed\\": %d}}\\n",
+  io.write(string.format("{\\"rate\\": %f, \\"p99\\": %f, \\"failed\\": %d}\\n",
     summary.requests / summary.duration * 1e6, latency:percentile(99) / 1000, failed))
 end
 """
@@ -76,13 +78,13 @@ def run(bundle: Bundle, peers: Path | None, rounds: int, seconds: float, plots: 
             with started(server, bundle, work) as (process, ready):
                 costs[server.name]["ready, s"].append(ready)
                 for count, column in zip(CONNECTIONS, columns, strict=False):
-                    rate, wait = _loaded(server, work, count, 1, seconds)
+                    rate, wait = loaded(server, work, count, 1, seconds)
                     rates[server.name][column].append(rate)
                     waits[server.name][column].append(wait)
-                rate, wait = _loaded(server, work, AT_ONCE, MANY, seconds)
+                rate, wait = loaded(server, work, AT_ONCE, MANY, seconds)
                 rates[server.name][columns[-1]].append(rate * MANY)
                 waits[server.name][columns[-1]].append(wait)
-                costs[server.name]["resident, MB"].append(_resident(process.pid))
+                costs[server.name]["resident, MB"].append(resident(process.pid))
     show("Over HTTP, a server on one core, one paragraph of 80 words a request", "requests/s", columns, rates)
     show("The same, 99th percentile", "ms", columns, waits)
     show("What a server costs", "seconds, megabytes", ["ready, s", "resident, MB"], costs)
@@ -102,7 +104,7 @@ def run_workers(bundle: Bundle, rounds: int, seconds: float, plots: Path) -> Non
         work = Path(folder)
         for server in servers * rounds:
             with started(server, bundle, work):
-                found = *_loaded(server, work, AT_ONCE, 1, seconds), _loaded(server, work, AT_ONCE, MANY, seconds)[0]
+                found = *loaded(server, work, AT_ONCE, 1, seconds), loaded(server, work, AT_ONCE, MANY, seconds)[0]
                 for column, value in zip(columns, (*found[:2], found[2] * MANY), strict=True):
                     rates[server.name][column].append(value)
     ordered = dict(reversed(rates.items()))
@@ -189,24 +191,31 @@ def _family(pid: int) -> list[int]:
     return found
 
 
-def _resident(pid: int) -> float:
+def resident(pid: int) -> float:
     """Return the megabytes of a process and all that it started."""
     command = ["ps", "-o", "rss=", "-p", ",".join(map(str, _family(pid)))]
     return sum(map(int, subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())) / 1e3
 
 
-def _loaded(server: Server, work: Path, connections: int, size: int, seconds: float) -> tuple[float, float]:
+def loaded(server: Server, work: Path, connections: int, size: int, seconds: float) -> tuple[float, float]:
     """Return requests a second and the 99th percentile in milliseconds; a request that failed ends the run."""
-    texts = paragraphs(2048, 80)
-    bodies, script = work / "bodies", work / "load.lua"
-    bodies.write_text("\n".join(_body(server, texts[at : at + size]) for at in range(0, len(texts), size)))
-    script.write_text(_LOAD.format(bodies=bodies, path=server.path))
-    command = ["wrk", "-t1", f"-c{connections}", "-s", str(script), "--timeout", "20s"]
-    url = f"http://127.0.0.1:{PORT}"
-    with on_core(1):
-        subprocess.run([*command, "-d1s", url], capture_output=True, check=True)
-        told = subprocess.run([*command, f"-d{seconds:g}s", url], capture_output=True, text=True, check=True).stdout
-    found = json.loads(told.splitlines()[-1])
+    wrk(server, work, connections, size, 1)
+    found = wrk(server, work, connections, size, seconds)
     if found["failed"]:
         raise SystemExit(f"{server.name}: {found['failed']} requests failed at {connections} connections")
     return found["rate"], found["p99"]
+
+
+def wrk(
+    server: Server, work: Path, connections: int, size: int, seconds: float, ending: str = _RATES
+) -> dict[str, Any]:
+    """Load a server from another core, `size` paragraphs a request, and return what the Lua of `ending` prints."""
+    texts = paragraphs(2048, 80)
+    bodies, script = work / "bodies", work / "load.lua"
+    bodies.write_text("\n".join(_body(server, texts[at : at + size]) for at in range(0, len(texts), size)))
+    script.write_text(_REQUESTS.format(bodies=bodies, path=server.path) + ending)
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--timeout", "20s", "-s", str(script)]
+    with on_core(1):
+        done = subprocess.run([*command, f"http://127.0.0.1:{PORT}"], capture_output=True, text=True, check=True)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found

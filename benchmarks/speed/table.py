@@ -46,11 +46,21 @@ def per_second(label: Callable[[list[str]], object], texts: Sequence[str], size:
                 return done / spent
 
 
-def show(title: str, unit: str, columns: Sequence[str], rates: Mapping[str, Mapping[str, list[float]]]) -> None:
-    """Print medians with their spread, and how often the last row's median goes into each row's."""
-    print(f"\n{title}: {unit}, median (least to most); x times {list(rates)[-1]}")
-    least = rates[list(rates)[-1]]
-    print(f"{'':<34}" + "".join(f"{column:>38}" for column in columns))
+def show(
+    title: str,
+    unit: str,
+    columns: Sequence[str],
+    rates: Mapping[str, Mapping[str, list[float]]],
+    *,
+    is_alike: bool = True,
+) -> None:
+    """Print medians with their spread, and, of rows that are alike, how often the last one's goes into each."""
+    last = list(rates)[-1]
+    least = rates[last] if is_alike else {}
+    told = f"; x times {last}" if is_alike else ""
+    print(f"\n{title}: {unit + ', ' if unit else ''}median (least to most){told}")
+    if any(columns):
+        print(f"{'':<34}" + "".join(f"{column:>38}" for column in columns))
     for name, found in rates.items():
         cells = []
         for column in columns:
