@@ -80,6 +80,11 @@ class FineTuning(ABC):
     def _loss(self, batch: Any) -> torch.Tensor:
         """Return the mean loss over a batch."""
 
+    def _autocast(self) -> torch.autocast:
+        """Return a context of mixed precision on a GPU alone: processors took 1.6 times as long in it, those with
+        AVX-512 BF16 too."""
+        return torch.autocast(self._device.type, torch.bfloat16, enabled=self._device.type == "cuda")
+
     def _after_epoch(self, epoch: int) -> None:  # noqa: B027  nothing is to be done but where somebody wants it
         """Do what must be done between an epoch and the next."""
 

@@ -197,7 +197,7 @@ class PairTuning(FineTuning):
 
     def _logits(self, encodings: Sequence[Any]) -> torch.Tensor:
         inputs = (each.to(self._device) for each in padded(encodings))
-        with torch.autocast(self._device.type, torch.bfloat16):
+        with self._autocast():
             shares: torch.Tensor = self._net(*inputs)
         return shares.float().sum(1)
 

@@ -137,7 +137,7 @@ class TextTuning(FineTuning):
         side, rows = batch
         tokens, labels, stances = self._sides[side]
         ids, _, mask = (each.to(self._device) for each in padded([tokens[row] for row in rows]))
-        with torch.autocast(self._device.type, torch.bfloat16):
+        with self._autocast():
             topic, stance = self._net(ids, mask)
         asked = labels[rows].to(self._device)
         cost = torch.nn.functional.binary_cross_entropy_with_logits(topic.float(), asked, reduction="sum") / len(rows)
