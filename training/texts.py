@@ -22,7 +22,7 @@ _DROPOUT = 0.1
 _HEAD_RATE = 10.0
 _UNTOLD = -100
 # Epochs are as many as come nearest to so many batches, within these bounds.
-_BATCHES = 1200
+_BATCHES = 800
 _LEAST_EPOCHS, _MOST_EPOCHS = 2, 5
 # What a net hangs on beside its recipe.
 SETTINGS = (_SCALE, _DROPOUT, _HEAD_RATE)
