@@ -104,7 +104,7 @@ def precision(checkpoint: str) -> None:
     micro = {}
     for name, embeddings in (("int8", Embeddings(encoder, None)), ("fp32", Whole(checkpoint, encoder))):
         material = fitting.prepare(fitted, taxonomy, embeddings)
-        steps = fitting.steps(len(taxonomy.topics), FOLDS, has_encoder=True)
+        steps = fitting.steps(len(taxonomy.topics), FOLDS, has_encoder=True, has_curve=False)
         with tqdm(total=steps, desc=f"heads, {name}", disable=None) as bar:
             near = split.near.among(split.fitted)
             choices = fitting.choose(material, near, folds=FOLDS, seed=0, jobs=THREADS, step=bar.update)

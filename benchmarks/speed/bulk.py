@@ -107,7 +107,7 @@ def _check(lines: int, count: int) -> None:
 
 def _watched(pid: int, work: Callable[[], object]) -> _Spent:
     """Tell what `work` takes, looking each second at what a process and its children hold."""
-    seen: list[float] = []
+    seen = [resident(pid)]
     ended = threading.Event()
 
     def watch() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import itertools
 import math
 import resource
 import socket
@@ -88,10 +89,12 @@ def _measured(work: Path, seconds: float) -> Iterator[tuple[str, float]]:
     alone, wait = loaded(_SERVER, work, BESIDE_SLOW, 1, seconds)
     yield f"paragraphs/s, {BESIDE_SLOW} connections", alone
     yield "99th percentile, ms", wait
-    with _dawdling():
+    with _dawdling() as clients:
         beside, wait = loaded(_SERVER, work, BESIDE_SLOW, 1, seconds)
+        waiting = sum(map(_is_waiting, clients))
     yield f"paragraphs/s beside {SLOW} slow clients", beside
     yield "99th percentile beside them, ms", wait
+    yield "of them still there at the end", waiting
 
 
 @contextmanager
@@ -122,30 +125,42 @@ def _probed() -> Iterator[list[float]]:
 
 
 @contextmanager
-def _dawdling() -> Iterator[None]:
-    """Have clients send heads and bodies a byte at a time."""
+def _dawdling() -> Iterator[list[socket.socket]]:
+    """Have clients send heads and bodies a byte at a time, and yield them."""
     head = b"POST /v1/classify HTTP/1.1\r\nHost: here\r\nContent-Type: application/json\r\nContent-Length: 900\r\n"
     clients: list[socket.socket] = []
     ended = threading.Event()
 
     def dawdle() -> None:
-        sent = 0
-        while not ended.wait(0.2):
+        # Half of them never end the head, and half do not come to the end of the body.
+        rests = [b"X-Slow: " + b"x" * 800, b"\r\n{" + b" " * 800]
+        for sent in itertools.count():
             for place, client in enumerate(clients):
-                # Half of them never end the head; one that the server gave up is left.
-                whole = head + (b"\r\n{" + b" " * 800 if place % 2 else b"X-Slow: " + b"x" * 800)
                 with suppress(OSError):
-                    client.send(whole[: len(head)] if not sent else whole[len(head) + sent : len(head) + sent + 1])
-            sent += 1
+                    client.send(rests[place % 2][sent - 1 : sent] if sent else head)
+            if ended.wait(0.2):
+                return
 
     try:
         clients += [socket.create_connection(("127.0.0.1", PORT)) for _ in range(SLOW)]
         sender = threading.Thread(target=dawdle)
         sender.start()
-        yield
+        yield clients
         ended.set()
         sender.join()
     finally:
         ended.set()
         for client in clients:
             client.close()
+
+
+def _is_waiting(client: socket.socket) -> bool:
+    """Tell whether the server has neither answered a client nor given it up."""
+    client.setblocking(False)
+    try:
+        client.recv(1)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
