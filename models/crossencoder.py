@@ -38,7 +38,9 @@ class CrossEncoderSpec(msgspec.Struct, frozen=True):
 
     ``topic`` and ``stance`` blend its logits with the heads'. ``alone_topic`` and ``alone_stance`` are for the topics
     of ``zero_shot``, which had no labels, and are present from ``alone_from`` on: that was fitted on other topics, and
-    nobody has checked it on these. A topic is in reach from the heads' score ``reach_from`` on.
+    nobody has checked it on these. A topic is in reach from the heads' score ``reach_from`` on. ``known`` has the
+    wordings of the topics that it was tuned on, by their ids: a topic that has labels and is none of these is left to
+    the heads, since the blend is that of topics that the pair model knows.
     """
 
     source: str
@@ -51,6 +53,7 @@ class CrossEncoderSpec(msgspec.Struct, frozen=True):
     stance: Blend
     alone_topic: Blend
     alone_stance: Blend
+    known: dict[str, str]
     zero_shot: list[str] = []
     alone_from: float = 0.5
 
@@ -84,7 +87,8 @@ class CrossEncoder:
     Parameters
     ----------
     graph : bytes
-        ONNX: ids and segments of shape (1, n_tokens) in, shares of the logits of shape (1, n_tokens, 4) out.
+        ONNX: ids and, if it knows them, segments of shape (1, n_tokens) in, shares of the logits of shape
+        (1, n_tokens, 4) out.
     tokenizer : bytes
         A ``tokenizer.json``.
     spec : CrossEncoderSpec
@@ -100,6 +104,9 @@ class CrossEncoder:
         session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         wordings = [wording(topic) for topic in taxonomy.topics]
         self.zero_shot = np.array([name in spec.zero_shot for name in taxonomy.ids], dtype=bool)
+        known = [spec.known.get(name) == text for name, text in zip(taxonomy.ids, wordings, strict=True)]
+        # Of the topics, which it has a say in.
+        self.reads: NDArray[np.bool_] = self.zero_shot | np.array(known, dtype=bool)
         # No method: cached by the object that it belongs to, it would keep a bundle that another took over from.
         self.read: Callable[[str, int], Reading] = lru_cache(maxsize=_REMEMBERED)(
             partial(_read, session, open_tokenizer(tokenizer, spec.max_length), wordings)
@@ -107,7 +114,7 @@ class CrossEncoder:
 
     def in_reach(self, scores: FloatArray) -> NDArray[np.bool_]:
         """Tell which topics the pair model is asked for, given the heads' scores of shape (n_topics,)."""
-        return self.zero_shot | (scores >= self.spec.reach_from)
+        return self.zero_shot | (self.reads & (scores >= self.spec.reach_from))
 
     def topic_logit(self, text: str, topic: int, head: float) -> float:
         """Return the blended log-odds of a topic, given the heads'."""
@@ -116,6 +123,8 @@ class CrossEncoder:
 
     def stance_logits(self, text: str, topic: int, heads: FloatArray) -> FloatArray:
         """Return the blended stance logits, shape (3,), their mean 0, given the heads'."""
+        if not self.reads[topic]:
+            return heads
         blend = self._stance_blend(topic)
         found = blend.head * heads + blend.pair * self.read(text, topic).logits[:ABSENT] + np.array(blend.offset)
         return np.asarray(found - found.mean())
@@ -129,6 +138,8 @@ class CrossEncoder:
 
     def explain_stance(self, text: str, topic: int, stance: int, head: Contributions) -> Contributions:
         """Take one stance's blended logit apart."""
+        if not self.reads[topic]:
+            return head
         blend = self._stance_blend(topic)
         direction = np.append(np.eye(ABSENT)[stance] - 1 / ABSENT, 0.0)
         offset = blend.offset[stance] - sum(blend.offset) / ABSENT
@@ -145,9 +156,10 @@ def _read(
     session: onnxruntime.InferenceSession, tokenizer: Tokenizer, wordings: Sequence[str], text: str, topic: int
 ) -> Reading:
     encoding = tokenizer.encode(wordings[topic], text)
-    inputs = {"ids": [encoding.ids], "segments": [encoding.type_ids]}
-    arrays = {name: np.array(rows, dtype=np.int64) for name, rows in inputs.items()}
-    tokens: NDArray[Any] = session.run(None, arrays)[0][0].astype(np.float64)
+    inputs = {"ids": encoding.ids, "segments": encoding.type_ids}
+    # A transformer that knows no segments has no such input.
+    given = {each.name: np.array([inputs[each.name]], dtype=np.int64) for each in session.get_inputs()}
+    tokens: NDArray[Any] = session.run(None, given)[0][0].astype(np.float64)
     own = np.array([sequence == 1 for sequence in encoding.sequence_ids], dtype=bool)
     spans = [span for span, is_own in zip(encoding.offsets, own, strict=True) if is_own]
     return Reading(tokens.sum(axis=0), spans, tokens[own], tokens[~own].sum(axis=0))

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.features import Features, Row, Shares
-from models.plain import CENTRED, Label, Matrix, Weights, centred
+from models.plain import CENTRED, Label, Labeller, Matrix, Weights, centred
 
 FloatArray = NDArray[np.float64]
 FAMILY = "linear"
@@ -63,6 +63,11 @@ class LinearModel:
         sides = [] if stance_weights is None else list(sides_of(topic_weights, stance_weights))
         self._stances = [matrix[:, 1:] for matrix in sides]
         self._labeller = features.labeller(Weights(topic_weights, topic_bias, sides, stance_bias), LINK_PART)
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether compiled code labels by it: of n-grams alone, and of no more topics than that takes."""
+        return not isinstance(self._labeller, Labeller)
 
     def topic_logits(self, texts: Sequence[str]) -> FloatArray:
         """Return the logit of each topic for each text, shape (n_texts, n_topics)."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from models.errors import InvalidParagraph
 from models.examples import STANCES
-from models.features import IS_COMPILED, Row
+from models.features import Row
 from models.linear import LINK_PART, Contributions, FloatArray, LinearModel, sigmoid, sigmoid_of, softmax, softmax_of
 from models.paragraphs import Paragraph, text_fault
 from models.plain import Label, heaviest, stretches
@@ -91,8 +91,8 @@ class Scorer:
 
     @property
     def is_quick(self) -> bool:
-        """Whether a paragraph takes microseconds: no encoder has a part in it, and the feature function is compiled."""
-        return self.pairs is None and self.model.features.encoder is None and IS_COMPILED
+        """Whether a paragraph takes microseconds: no encoder has a part in it, and it is labelled by compiled code."""
+        return self.pairs is None and self.model.is_compiled
 
     def topic_scores(self, texts: Iterable[str]) -> FloatArray:
         """Return the probability of each topic, shape (n_texts, n_topics), in [0, 1]."""
@@ -229,7 +229,7 @@ class Scorer:
         return TopicResult(self._ids[topic], chosen.score, chosen.decision, answer, found)
 
     def _in_reach(self, pairs: CrossEncoder, logits: FloatArray) -> NDArray[np.bool_]:
-        return np.ones(len(logits), dtype=bool) if self.exact else pairs.in_reach(sigmoid(logits))
+        return pairs.reads if self.exact else pairs.in_reach(sigmoid(logits))
 
     def _stance_logits(self, row: Row, topic: int) -> FloatArray:
         logits = self.model.stance_logits(row, topic)

@@ -20,6 +20,7 @@ FloatArray = NDArray[np.float64]
 # would be one or two voices, standing for all.
 _HELD = 10
 _FEW_DOCUMENTS = 50
+_VOICES = 5
 
 
 class Prior(NamedTuple):
@@ -52,9 +53,9 @@ def parted(material: Material, near: splits.Near, seed: int) -> Sides:
 
 def held_with(groups: Sequence[str]) -> Sequence[str]:
     """Return the name of what each paragraph is held out with: its document, or itself where there are few, or where
-    one of them would be more than what is held."""
+    one of them would be more than a fifth of what is held."""
     sizes = Counter(groups).values()
-    is_varied = len(sizes) >= _FEW_DOCUMENTS and max(sizes) * _HELD <= len(groups)
+    is_varied = len(sizes) >= _FEW_DOCUMENTS and max(sizes) * _HELD * _VOICES <= len(groups)
     return groups if is_varied else [str(row) for row in range(len(groups))]
 
 

@@ -102,6 +102,16 @@ def best_f1(scores: FloatArray, present: NDArray[np.bool_]) -> float:
     return float(f1[last_of_tie].max(initial=0.0))
 
 
+def threshold_of(scores: FloatArray, present: NDArray[np.bool_], otherwise: float) -> float:
+    """Return half the best F1, which is the threshold of the best F1 (Lipton et al. 2014), or `otherwise` where none is
+    present or nothing tells those that are apart: half the best F1 then lies below all scores."""
+    if not present.any():
+        return otherwise
+    threshold = best_f1(scores, present) / 2
+    is_blind = (scores >= threshold).all() and present.mean() < 0.5
+    return otherwise if is_blind else threshold
+
+
 def choose_rules(
     topics: tuple[str, ...],
     scores: FloatArray,
@@ -121,11 +131,7 @@ def choose_rules(
     uncertain_from = _lowest_score(scores.ravel(), labels.ravel(), ABSENCE_WRONG)
     rules = {}
     for index, topic in enumerate(topics):
-        # A topic without an example has no F1 to halve; it is never present.
-        threshold = best_f1(scores[:, index], labels[:, index]) / 2 if labels[:, index].any() else 1.0
-        # Where nothing tells the topic apart, half the best F1 lies below all scores: it would be present everywhere.
-        if (scores[:, index] >= threshold).all() and labels[:, index].mean() < 0.5:
-            threshold = 1.0
+        threshold = threshold_of(scores[:, index], labels[:, index], 1.0)
         rules[topic] = TopicRule(threshold, min(threshold, uncertain_from))
     certain_from = 0.0
     if len(stance):

@@ -230,20 +230,26 @@ def load_body(folder: Path) -> Any:
     Raises
     ------
     InvalidData
-        If torch or transformers are not installed.
+        If torch or transformers are not installed, or the checkpoint lacks weights, which would be random.
     """
     require()
     from transformers import AutoModel
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # type: ignore[no-untyped-call]  # it has no types
-    return AutoModel.from_pretrained(
+    body, found = AutoModel.from_pretrained(
         folder,
         trust_remote_code=False,
         use_safetensors=True,
         local_files_only=True,
         attn_implementation="eager",
-    ).float()
+        output_loading_info=True,
+    )
+    # Nothing here asks the pooler, which many checkpoints lack.
+    if missing := sorted(name for name in found["missing_keys"] if not name.startswith("pooler.")):
+        more = f" and {len(missing) - 1:,} more" if len(missing) > 1 else ""
+        raise InvalidData([f"{folder}: the weights lack {missing[0]}{more}, which would be random"])
+    return body.float()
 
 
 def require() -> None:

@@ -11,13 +11,13 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from models.crossencoder import ABSENT, Blend, CrossEncoder, CrossEncoderSpec, presence
+from models.crossencoder import ABSENT, Blend, CrossEncoder, CrossEncoderSpec, presence, wording
 from models.encoder import EncoderSpec
 from models.errors import InvalidData
 from models.examples import examples_hash
 from models.linear import sigmoid
 from training import blending, splits
-from training.calibration import best_f1
+from training.calibration import threshold_of
 from training.fitting import Choices, Material
 
 FloatArray = NDArray[np.float64]
@@ -68,6 +68,7 @@ def fit_pairs(
     """
     import torch
 
+    from training import finetuning
     from training.checkpoint import exported, load_body, positions
     from training.pairs import PairNet, PairRecipe, PairTuning
 
@@ -92,7 +93,7 @@ def fit_pairs(
     )
     seen = hashlib.sha256(np.packbits(possible).tobytes() + held.tobytes() + tokenizer).hexdigest()
     asked = [recipe, encoder.digests, examples_hash(examples), material.taxonomy.hash, seen]
-    state = cache / f"tuning-{hashlib.sha256(msgspec.json.encode(asked)).hexdigest()[:16]}.pt" if cache else None
+    state = finetuning.state_file(cache, "pairs", asked)
     tuning.run(step, state)
     spec = CrossEncoderSpec(
         source=encoder.source,
@@ -105,6 +106,11 @@ def fit_pairs(
         stance=_AS_IT_IS,
         alone_topic=_AS_IT_IS,
         alone_stance=_AS_IT_IS,
+        known={
+            topic.id: wording(topic)
+            for topic, labels in zip(material.taxonomy.topics, material.labels.T, strict=True)
+            if labels.any()
+        },
         zero_shot=_without_labels(material),
     )
     graph = exported(net, ("ids", "segments"))
@@ -114,7 +120,10 @@ def fit_pairs(
 
 
 def carried(pairs: CrossEncoder, tokenizer: bytes, material: Material) -> CrossEncoder:
-    """Take an earlier pair model as it is, with its blend: none can be fitted on rows that it may have seen."""
+    """Take an earlier pair model as it is, with its blend: none can be fitted on rows that it may have seen.
+
+    Topics that it was not tuned on, or whose wording is another now, are left to their heads once they have labels.
+    """
     spec = msgspec.structs.replace(pairs.spec, zero_shot=_without_labels(material))
     return CrossEncoder(pairs.graph, tokenizer, spec, material.taxonomy)
 
@@ -135,19 +144,20 @@ def _blended(
     """Fit the blends of labelled topics on the held rows, by the graph that is served: what quantising changed is
     counted in."""
     reader = CrossEncoder(graph, tokenizer, spec, material.taxonomy)
-    known = [topic for topic in range(len(material.taxonomy.topics)) if not reader.zero_shot[topic]]
-    texts = [material.examples[row].text for row in held]
-    logits = np.array([[reader.read(text, topic).logits for topic in known] for text in texts])
-    scores, labels = choices.topic.scores[held][:, known], material.labels[held][:, known]
-    heads = blending.log_odds(scores)
-    found = np.apply_along_axis(presence, 2, logits)
-    reached = scores >= spec.reach_from
-    topic = blending.fit_topic(heads[reached], found[reached], labels[reached], blending.HEADS)
+    scores, labels = choices.topic.scores[held], material.labels[held]
+    reached = reader.in_reach(scores) & ~reader.zero_shot
     inside, row, stance = blending.stances_of(material, held)
-    column = np.searchsorted(known, material.pairs.topic[inside])
+    column = material.pairs.topic[inside]
+    asked = reached.copy()
+    asked[row, column] = True
+    logits = np.zeros((*labels.shape, ABSENT + 1))
+    for place, topic in np.argwhere(asked).tolist():
+        logits[place, topic] = reader.read(material.examples[held[place]].text, topic).logits
+    found = np.apply_along_axis(presence, 2, logits)
+    of_topic = blending.fit_topic(blending.log_odds(scores)[reached], found[reached], labels[reached], blending.HEADS)
     calibrated = blending.log_likelihoods(choices.stance_scores[inside])
     blend = blending.fit_stance(calibrated, logits[row, column, :ABSENT], stance, blending.HEADS)
-    return msgspec.structs.replace(spec, topic=topic, stance=blend)
+    return msgspec.structs.replace(spec, topic=of_topic, stance=blend)
 
 
 def _blended_alone(
@@ -185,14 +195,14 @@ def _blended_alone(
     return msgspec.structs.replace(
         spec,
         alone_topic=topic,
-        # The rule for topics with labels, by the F1 that these reach; where there are none, what is likelier than not.
-        alone_from=best_f1(scores, labels) / 2 if labels.any() else spec.alone_from,
+        # The rule for labelled topics, by the F1 that these reach; where it tells nothing, what is likelier than not.
+        alone_from=threshold_of(scores, labels, spec.alone_from),
         alone_stance=_alone(blending.fit_stance(np.zeros_like(stances), stances, stance[strange], blending.BOTH)),
     )
 
 
 def _reach(scores: FloatArray, labels: NDArray[np.bool_]) -> float:
-    return float(np.quantile(scores[labels], _MISSED)) if labels.any() else 0.0
+    return float(np.quantile(scores[labels], _MISSED))
 
 
 def _alone(blend: Blend) -> Blend:

@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 
 from models.encoder import Encoder
 
+# Seconds to wait for another that has the file.
+PATIENCE = 30.0
+
 
 class Embeddings:
     """Embed texts, each once.
@@ -19,7 +22,8 @@ class Embeddings:
     ----------
     encoder : Encoder
     folder : Path, optional
-        Where they are kept, in a file for each encoder; nowhere without it. It may be deleted at any time.
+        Where they are kept, in a file for each encoder; in memory without it. It may be deleted at any time: what
+        cannot be kept is embedded again.
 
     Attributes
     ----------
@@ -40,13 +44,22 @@ class Embeddings:
     def __call__(self, text: str) -> NDArray[np.float64]:
         """Return the embedding of a text, shape (d,)."""
         name = hashlib.sha256(text.encode()).digest()
-        found = self._database.execute("SELECT vector FROM embeddings WHERE text = ?", (name,)).fetchone()
+        found = self._execute("SELECT vector FROM embeddings WHERE text = ?", name).fetchone()
         if found is not None:
             return np.frombuffer(found[0], dtype=np.float64)
         vector = self.encoder.embed(text)
         self.made += 1
-        self._database.execute("INSERT OR IGNORE INTO embeddings VALUES (?, ?)", (name, vector.tobytes()))
+        self._execute("INSERT OR IGNORE INTO embeddings VALUES (?, ?)", name, vector.tobytes())
         return vector
+
+    def _execute(self, statement: str, *values: bytes) -> sqlite3.Cursor:
+        try:
+            return self._database.execute(statement, values)
+        except sqlite3.OperationalError:
+            # Busy for long, full, or deleted under our hands: nothing is lost but time.
+            self._database.close()
+            self._database = _opened(None)
+            return self._database.execute(statement, values)
 
     def close(self) -> None:
         self._database.close()
@@ -54,7 +67,7 @@ class Embeddings:
 
 def _opened(place: Path | None) -> sqlite3.Connection:
     """Open the file; one that is damaged is begun anew, since all in it can be made again."""
-    database = sqlite3.connect(":memory:" if place is None else place, isolation_level=None, timeout=30)
+    database = sqlite3.connect(":memory:" if place is None else place, isolation_level=None, timeout=PATIENCE)
     try:
         database.execute("PRAGMA synchronous = OFF")
         database.execute("CREATE TABLE IF NOT EXISTS embeddings (text BLOB PRIMARY KEY, vector BLOB NOT NULL)")
@@ -63,7 +76,9 @@ def _opened(place: Path | None) -> sqlite3.Connection:
     except sqlite3.OperationalError:
         # Busy, or no room: nothing is wrong with the file.
         database.close()
-        raise
+        if place is None:
+            raise
+        return _opened(None)
     except sqlite3.DatabaseError:
         database.close()
         if place is None:

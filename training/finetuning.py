@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -19,6 +21,10 @@ from numpy.typing import NDArray
 BATCH = 32
 _WARM = 0.1
 _KEPT = {"net", "best", "optimizer", "losses", "done", "own"}
+# How a step is made beside what its recipe says: another number is another fine-tuning.
+_METHOD = 2
+# A state that nobody went on from for so long is deleted.
+_STALE_SECONDS = 14 * 24 * 3600
 
 
 class Recipe(msgspec.Struct, frozen=True):
@@ -159,10 +165,15 @@ class FineTuning(ABC):
             "done": self._done,
             "own": self._own,
         }
-        state.parent.mkdir(parents=True, exist_ok=True)
         part = state.with_suffix(f".{os.getpid()}.part")
-        torch.save(kept, part)
-        part.replace(state)
+        # Without room for it the fine-tuning can still end: then there is nothing to go on from.
+        with suppress(RuntimeError, OSError):
+            state.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                torch.save(kept, part)
+                part.replace(state)
+            finally:
+                part.unlink(missing_ok=True)
 
     def _read(self, state: Path) -> dict[str, Any] | None:
         """Return what an interrupted run left; one that was cut short or damaged is as good as none."""
@@ -177,6 +188,19 @@ class FineTuning(ABC):
         self._optimizer.load_state_dict(kept["optimizer"])
         self._best, self._losses, self._done = kept["best"], kept["losses"], kept["done"]
         self._own = kept["own"]
+
+
+def state_file(cache: Path | None, kind: str, asked: object) -> Path | None:
+    """Return where the state of a fine-tuning is kept that hangs on what is `asked`, and delete what others of its kind
+    left behind long ago."""
+    if cache is None:
+        return None
+    for left in cache.glob(f"{kind}-*.p*t"):
+        with suppress(OSError):
+            if left.stat().st_mtime < time.time() - _STALE_SECONDS:
+                left.unlink()
+    named = hashlib.sha256(msgspec.json.encode([_METHOD, asked])).hexdigest()
+    return cache / f"{kind}-{named[:16]}.pt"
 
 
 def padded(encodings: Sequence[Any]) -> torch.Tensor:

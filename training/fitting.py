@@ -197,13 +197,13 @@ def _head_by_wordings(material: Material, parts: linear.Heads, topics: list[int]
         parts.topic_bias[topic] = platt.offset
 
 
-def steps(n_topics: int, n_folds: int, *, has_encoder: bool) -> int:
+def steps(n_topics: int, n_folds: int, *, has_encoder: bool, has_curve: bool) -> int:
     """Count the fits of heads that a training tells."""
     topic_fits, stance_fits = len(TOPIC_GRID), len(STANCE_GRID)
     if has_encoder:
         topic_fits, stance_fits = topic_fits + len(WIDE_TOPIC_GRID), stance_fits + len(WIDE_STANCE_GRID)
     out_of_fold = n_folds * (n_topics * topic_fits + stance_fits)
-    return out_of_fold + (n_topics + 1) * len(CURVE_PARTS)
+    return out_of_fold + (n_topics + 1) * (len(CURVE_PARTS) if has_curve else 1)
 
 
 def _calibrated(

@@ -28,11 +28,21 @@ class Progress:
 
 
 class Teller:
-    """Count steps of a known total and pass the state on."""
+    """Count steps of a known total and pass the state on.
 
-    def __init__(self, tell: Callable[[Progress], None], total: int) -> None:
+    Parameters
+    ----------
+    tell : callable
+        Receives a Progress.
+    total : int
+        Steps, without those of the long one.
+    long : int
+        How many steps the phase counts as that tells its parts, 0 where there is none.
+    """
+
+    def __init__(self, tell: Callable[[Progress], None], total: int, long: int = 0) -> None:
         self._tell = tell
-        self._total = total
+        self._total, self._long = total + long, long
         self._done = 0
         self._start = time.monotonic()
         self._phase, self._message = "read", ""
@@ -46,14 +56,19 @@ class Teller:
         self._send({})
 
     def part(self, part: float) -> None:
-        """Tell how much of a phase that takes long, and counts as one step, is done."""
-        self._send({"part": round(part, 3)}, part)
+        """Tell how much of the long phase is done, in [0, 1]."""
+        self._send({"part": round(part, 3)}, part * self._long)
+
+    def whole(self) -> None:
+        """Tell that the long phase is done."""
+        self._done += self._long
+        self._send({})
 
     def done(self, message: str, **details: Any) -> None:
         self._tell(Progress("done", 1.0, message, 0.0, details))
 
-    def _send(self, details: dict[str, Any], part: float = 0.0) -> None:
-        spent, done = time.monotonic() - self._start, self._done + part
+    def _send(self, details: dict[str, Any], further: float = 0.0) -> None:
+        spent, done = time.monotonic() - self._start, self._done + further
         left = spent / done * (self._total - done) if done else None
         self._tell(Progress(self._phase, min(1.0, done / self._total), self._message, left, details))
 

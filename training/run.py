@@ -38,6 +38,8 @@ TUNED_FAMILY, CROSS_FAMILY = "tuned", "crossencoder"
 _FROZEN = ("encoder", CROSS_FAMILY)
 # Of which a part is fine-tuned on labels.
 _TUNED = (TUNED_FAMILY, CROSS_FAMILY)
+# What a fine-tuning takes, in units of all else that a training does: several times as long.
+_LONG = 5
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,8 @@ def run(
     options = options or Options()
     if options.family not in FAMILIES:
         raise InvalidData([f"family: {options.family!r} is not one of {', '.join(FAMILIES)}"])
+    if options.family == FAMILY and options.encoder is not None:
+        raise InvalidData([f"encoder: the {FAMILY} family has none; name another family, or no checkpoint"])
     if isinstance(output, Path) and output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise BundleError(f"{output}: exists already, and a bundle is never changed once written; name a new folder")
     taxonomy = read_taxonomy(taxonomy_path)
@@ -122,8 +126,11 @@ def run(
     if options.encoder is None:
         _check_champion(options.family, beaten)
     # Beside the fits there are splitting and features.
-    steps = fitting.steps(len(taxonomy.topics), options.folds, has_encoder=options.family in _FROZEN)
-    teller = Teller(tell, total=2 + steps)
+    is_tuned = options.family in _TUNED
+    steps = fitting.steps(
+        len(taxonomy.topics), options.folds, has_encoder=options.family in _FROZEN, has_curve=not is_tuned
+    )
+    teller = Teller(tell, total=2 + steps, long=_LONG * steps if is_tuned and options.encoder else 0)
 
     teller.phase("split", f"{len(examples):,} examples: splitting by document, looking for near-duplicates")
     frozen = beaten.rows if beaten else []
@@ -145,6 +152,8 @@ def run(
         choices = choices._replace(
             rules=calibration.rules_with_zero_shot(choices.rules, pairs.spec.zero_shot, pairs.spec.alone_from)
         )
+    if is_tuned:
+        teller.whole()
     scorer, measured = _fit(material, choices, kept, found, pairs, tuned, options, teller)
     teller.phase("write", "drawing the report and writing the bundle")
     manifest, files = seal(
@@ -156,7 +165,7 @@ def run(
         measured,
         asked={"holdout": options.holdout, "seed": options.seed},
         parent=beaten.bundle.manifest.version if beaten else None,
-        is_carried=options.encoder is None and options.family in _TUNED,
+        is_carried=options.encoder is None and is_tuned,
     )
     directory = _write(manifest, files, output)
     if state is not None:
@@ -269,7 +278,7 @@ def _tuned_encoder(
         assert champion is not None
         teller.phase("tune", "taking the champion's fine-tuned encoder")
         old = champion.bundle
-        return tuning.carried(old.scorer.model, old.taxonomy, material, options.cache), None
+        return tuning.carried(old.scorer.model, old.taxonomy, material), None
     folder, spec = checkpoint
     teller.phase("tune", f"fine-tuning {folder.name} on paragraphs")
     return tuning.fit_encoder(

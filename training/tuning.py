@@ -6,7 +6,6 @@ the blend is one linear model over the n-grams and the embedding, and is served 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -119,6 +118,7 @@ def fit_encoder(
     """
     import torch
 
+    from training import finetuning
     from training.checkpoint import graph_of, load_body, tokenizer_of
     from training.texts import SETTINGS, TextNet, TextTuning, recipe_for
 
@@ -130,12 +130,12 @@ def fit_encoder(
     torch.manual_seed(seed)
     net = TextNet(body, spec.pooling, len(material.taxonomy.ids))
     asked = [recipe, SETTINGS, spec, examples_hash(material.examples), material.taxonomy.hash, held.tolist()]
-    state = cache / f"encoder-{hashlib.sha256(msgspec.json.encode(asked)).hexdigest()[:16]}.pt" if cache else None
+    state = finetuning.state_file(cache, "encoder", asked)
     shown, kept = ([material.examples[row] for row in rows] for rows in (fitted, held))
     TextTuning(net, tokenizer, material.taxonomy, shown, kept, recipe).run(step, state)
     # Blended by the graph that is served: what quantising changed is counted in.
     return _blended(
-        Encoder(graph_of(net.body), tokenizer, spec, threads=threads), net.layer(), material, choices, held, cache
+        Encoder(graph_of(net.body), tokenizer, spec, threads=threads), net.layer(), material, choices, held
     ), state
 
 
@@ -145,7 +145,6 @@ def _blended(
     material: Material,
     choices: Choices,
     held: NDArray[np.int64],
-    cache: Path | None,
 ) -> TunedEncoder:
     """Fit one blend for all topics that have labels, and one for the stances toward them, on the held rows."""
     known, told = _labelled(material)
@@ -172,29 +171,32 @@ def _blended(
         for place, name in enumerate(material.taxonomy.ids)
     }
     weights = topic.pair * layer.topic_weights, stance.pair * layer.stance_weights
-    return _made(encoder, blends, weights, known, told, material, cache)
+    return _made(encoder, blends, weights, known, told, material)
 
 
-def carried(model: LinearModel, old: Taxonomy, material: Material, cache: Path | None) -> TunedEncoder:
+def carried(model: LinearModel, old: Taxonomy, material: Material) -> TunedEncoder:
     """Take an earlier model's encoder as it is, with its blend: none can be fitted on rows that it may have seen.
 
-    Topics that it does not know, or that have no labels any more, are left to their heads, and so are stances.
+    Topics that it does not know, or that have no labels any more, are left to their heads, and so are stances, those
+    toward a proposition that is another now too.
     """
     encoder, n_ngrams, ids = model.features.encoder, model.features.ngrams.size, material.taxonomy.ids
     assert encoder is not None and encoder.spec.tuned is not None
     known, told = _labelled(material)
+    propositions = [topic.proposition for topic in material.taxonomy.topics]
     topic_weights = np.zeros((encoder.spec.dimension, len(ids)))
     stance_weights = np.zeros((len(ids), encoder.spec.dimension, len(STANCES)))
     for place, name in enumerate(ids):
         if name not in old.ids:
             continue
-        topic_weights[:, place] = model.topic_weights[n_ngrams:, old.ids.index(name)]
-        if model.stance_weights is None:
+        before = old.ids.index(name)
+        topic_weights[:, place] = model.topic_weights[n_ngrams:, before]
+        if model.stance_weights is None or old.topics[before].proposition != propositions[place]:
             told[place] = False
         else:
-            stance_weights[place] = model.stance_weights[1 + old.ids.index(name), n_ngrams:]
+            stance_weights[place] = model.stance_weights[1 + before, n_ngrams:]
     blends = {name: encoder.spec.tuned.get(name, _HEADS_ALONE) for name in ids}
-    return _made(encoder, blends, (topic_weights, stance_weights), known, told, material, cache)
+    return _made(encoder, blends, (topic_weights, stance_weights), known, told, material)
 
 
 def _labelled(material: Material) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
@@ -210,7 +212,6 @@ def _made(
     known: NDArray[np.bool_],
     told: NDArray[np.bool_],
     material: Material,
-    cache: Path | None,
 ) -> TunedEncoder:
     """Leave topics that are not known, and stances that were not told, to their heads."""
     kept = {}
@@ -224,6 +225,7 @@ def _made(
         threads=encoder.threads,
     )
     topic_weights, stance_weights = weights
+    # No file of embeddings: the next fine-tuning makes another encoder.
     return TunedEncoder(
-        tuned, Embeddings(tuned, cache), topic_weights * known, stance_weights * told[:, np.newaxis, np.newaxis]
+        tuned, Embeddings(tuned, None), topic_weights * known, stance_weights * told[:, np.newaxis, np.newaxis]
     )

@@ -14,8 +14,9 @@ def test_few_documents_do_not_leave_one_voice_to_blend_by() -> None:
     assert held_with(many) == many
     # One document in ten of eighteen would be a party's alone.
     few = [f"d{number % 18}" for number in range(200)]
-    uneven = ["long"] * 60 + [f"d{number}" for number in range(140)]
-    assert held_with(uneven) != uneven
+    for long in (60, 20, 10):
+        uneven = ["long"] * long + [f"d{number}" for number in range(200 - long)]
+        assert held_with(uneven) != uneven
     held = splits.folds(held_with(few), 10, 0) == 0
     assert held.sum() == 20 and len({few[place] for place in np.flatnonzero(held)}) > 9
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from models.encoder import Encoder
 from models.errors import InvalidData
@@ -167,3 +168,12 @@ def test_damaged_settings_are_told(copy: Path) -> None:
 def test_a_name_of_the_hub_is_pinned_and_not_asked_for_unless_told(name: str, reason: str) -> None:
     with pytest.raises(InvalidData, match=reason):
         load_encoder(name)
+
+
+def test_weights_that_are_not_there_are_not_made_up(copy: Path) -> None:
+    weights = load_file(copy / "model.safetensors")
+    (copy / "model.safetensors").unlink()
+    # As a checkpoint has them that was saved from within something else.
+    save_file({f"0.auto_model.{name}": value for name, value in weights.items()}, copy / "model.safetensors")
+    with pytest.raises(InvalidData, match=r"the weights lack .* and \d+ more, which would be random"):
+        load_encoder(str(copy))

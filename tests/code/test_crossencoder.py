@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import subprocess
 import sys
 import weakref
@@ -16,10 +17,11 @@ import pytest
 from msgspec.structs import replace
 
 from models.bundle import CROSS_GRAPH, Bundle, Canary, load_bundle
-from models.crossencoder import Blend, open_tokenizer, presence
+from models.crossencoder import Blend, CrossEncoder, open_tokenizer, presence
 from models.encoder import Encoder
 from models.errors import InvalidData
 from models.examples import read_examples
+from models.linear import sigmoid, softmax
 from models.taxonomy import read_taxonomy
 from tests.conftest import ROOT, serving, write_small
 from training import blending, splits
@@ -67,7 +69,7 @@ def test_a_bundle_scores_as_it_says(bundle: Bundle, folder: Path) -> None:
     result = bundle.scorer.classify(TEXT)
     first = next(each for each in result.topics if not each.zero_shot)
     assert first.stance is not None and (first.topic, first.stance.label) == ("tea", "favor")
-    assert not list((folder / "cache").glob("tuning-*")), "the state of a finished fine-tuning stays behind"
+    assert not list((folder / "cache").glob("pairs-*")), "the state of a finished fine-tuning stays behind"
 
 
 def test_a_topic_without_labels_is_scored_by_its_wording_and_marked(bundle: Bundle) -> None:
@@ -229,3 +231,88 @@ def test_it_is_served_without_torch(bundle: Bundle, tmp_path: Path) -> None:
         answer = server.post("/v1/classify", {"text": TEXT, "topics": ["rain"]}).json
         found = {each["topic"]: each.get("zero_shot", False) for each in answer["results"][0]["topics"]}
         assert found["rain"] and not found["tea"]
+
+
+def test_a_transformer_without_segments_is_read(bundle: Bundle, encoder: Encoder) -> None:
+    from transformers import DistilBertConfig, DistilBertModel
+
+    from training.checkpoint import exported
+    from training.pairs import PairNet
+
+    config = DistilBertConfig(dim=32, n_layers=1, n_heads=2, hidden_dim=32, attn_implementation="eager")
+    net = PairNet(DistilBertModel(config))
+    assert bundle.scorer.pairs is not None
+    spec = bundle.scorer.pairs.spec
+    pairs = CrossEncoder(exported(net, ("ids", "segments")), encoder.tokenizer, spec, bundle.taxonomy)
+    assert np.isfinite(pairs.read(TEXT, 0).logits).all()
+    assert (pairs.read(TEXT, 0).logits != pairs.read("Rain fell.", 0).logits).all()
+
+
+def test_a_topic_that_the_pair_model_was_not_tuned_on_is_left_to_the_heads(
+    bundle: Bundle, folder: Path, tmp_path: Path
+) -> None:
+    rows = (folder / "examples.jsonl").read_text()
+    for number in range(40):
+        text = f"A drizzle soaked garden {number} and the gutter, which was {'splendid' if number % 2 else 'awful'}."
+        stance = "favor" if number % 2 else "against"
+        rows += json.dumps({"text": text, "topics": {"rain": stance}, "document_id": f"r{number}"}) + "\n"
+    (tmp_path / "rows.jsonl").write_text(rows)
+    # What it read of cats says something else now.
+    wordings = (folder / "taxonomy.toml").read_text()
+    asked = next(topic for topic in bundle.taxonomy.topics if topic.id == "cats").proposition
+    assert asked and asked in wordings
+    (tmp_path / "taxonomy.toml").write_text(wordings.replace(asked, "Cats must go."))
+    options = Options("crossencoder", holdout=0.2, jobs=1)
+    made = run(tmp_path / "rows.jsonl", tmp_path / "taxonomy.toml", tmp_path / "made", options, champion=bundle.path)
+    scorer = load_bundle(made.directory).scorer
+    assert scorer.pairs is not None and not scorer.pairs.zero_shot.any()
+    assert dict(zip(scorer.taxonomy.ids, scorer.pairs.reads.tolist(), strict=True)) == {
+        "tea": True,
+        "cats": False,
+        "rain": False,
+    }
+    text = "A drizzle soaked garden 7 and the gutter, which was splendid."
+    for exact in (False, True):
+        scorer.exact = exact
+        heads = sigmoid(scorer.model.topic_logits([text])[0])
+        found = scorer.classify(text, topics=["rain", "cats"], explain=True)
+        by_topic = {topic.topic: topic for topic in found.topics}
+        for name in ("rain", "cats"):
+            place = scorer.taxonomy.ids.index(name)
+            assert by_topic[name].score == pytest.approx(heads[place], abs=1e-6)
+            stance = by_topic[name].stance
+            row = scorer.model.features.read(text)
+            assert stance is not None
+            favor = softmax(scorer.model.stance_logits(row, place))[0]
+            assert stance.favor == pytest.approx(favor, abs=1e-6)
+
+
+def test_fine_tuning_ends_though_its_state_finds_no_room(
+    folder: Path, checkpoint: Path, tmp_path: Path, encoder: Encoder
+) -> None:
+    from training.checkpoint import load_body
+    from training.finetuning import Recipe, state_file
+    from training.texts import TextNet, TextTuning
+
+    taxonomy = read_taxonomy(folder / "taxonomy.toml")
+    examples = read_examples(folder / "examples.jsonl", taxonomy)
+    (tmp_path / "file").write_text("no folder")
+    net = TextNet(load_body(checkpoint), "mean", 3)
+    tuning = TextTuning(net, encoder.tokenizer, taxonomy, examples[:32], examples[32:48], Recipe(epochs=1))
+    state = state_file(tmp_path / "file", "encoder", [1])
+    assert state is not None and len(tuning.run(lambda _: None, state)) == 1
+
+
+def test_what_an_interrupt_left_long_ago_is_deleted(tmp_path: Path) -> None:
+    from training.finetuning import state_file
+
+    old, new, part, other = (tmp_path / name for name in ("encoder-1.pt", "encoder-2.pt", "encoder-3.77.part", "x.pt"))
+    for path in (old, new, part, other):
+        path.write_bytes(b"")
+        if path is not new:
+            os.utime(path, (0, 0))
+    state = state_file(tmp_path, "encoder", ["recipe"])
+    assert sorted(tmp_path.iterdir()) == sorted([new, other])
+    assert state != state_file(tmp_path, "encoder", ["another"]) and state == state_file(
+        tmp_path, "encoder", ["recipe"]
+    )

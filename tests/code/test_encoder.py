@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gc
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +115,26 @@ def test_what_was_kept_and_got_damaged_is_made_again(encoder: Encoder, tmp_path:
     assert all((again(f"{number} {TEXT}") == vector).all() for number, vector in enumerate(vectors))
     assert again.made == 8
     again.close()
+
+
+def test_what_was_kept_may_be_deleted_meanwhile(encoder: Encoder, tmp_path: Path) -> None:
+    embeddings = Embeddings(encoder, tmp_path)
+    vector = embeddings(TEXT)
+    for path in tmp_path.iterdir():
+        path.unlink()
+    assert (embeddings(TEXT) == vector).all() and embeddings(f"{TEXT} Again.").shape == vector.shape
+
+
+def test_what_cannot_be_kept_is_embedded_all_the_same(encoder: Encoder, tmp_path: Path) -> None:
+    Embeddings(encoder, tmp_path).close()
+    (kept,) = tmp_path.glob("*.sqlite")
+    with closing(sqlite3.connect(kept, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("training.embeddings.PATIENCE", 0.1)
+            embeddings = Embeddings(encoder, tmp_path)
+        assert embeddings(TEXT).any() and embeddings(TEXT).any()
+        assert embeddings.made == 1
 
 
 def test_the_matrix_that_is_fitted_on_has_the_rows_that_are_served(
