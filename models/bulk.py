@@ -94,6 +94,7 @@ def to_stream(job: Job, stream: IO[bytes], *, jobs: int, step: Callable[[int], N
     if job.file == "-":
         for result in job.label(scorer, tables.read_rows(job.file, job.format)):
             stream.write(tables.encode([result], job.output_format))
+            stream.flush()
             step(1)
         return
     with TemporaryDirectory(prefix="stancery-") as folder:

@@ -192,9 +192,9 @@ def write_bundle(directory: Path, manifest: Manifest, files: Mapping[str, bytes]
                 file.flush()
                 os.fsync(file.fileno())
         temporary.chmod(0o755)
-        _fsync(temporary)
+        fsync(temporary)
         temporary.rename(directory)
-        _fsync(directory.parent)
+        fsync(directory.parent)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -348,7 +348,7 @@ def _digest_line(data: bytes) -> bytes:
     return f"{hashlib.sha256(data).hexdigest()}  {MANIFEST}\n".encode()
 
 
-def _fsync(directory: Path) -> None:
+def fsync(directory: Path) -> None:
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -59,11 +59,8 @@ def create_app(settings: Settings) -> ASGIApp:
         If no bundle can be loaded that scores as it says.
     """
     sys.setswitchinterval(_TURN)
-    database, metrics, threads = (
-        Database(settings.database_url, settings.home),
-        Metrics(),
-        CapacityLimiter(cpu_count() or 1),
-    )
+    database, metrics = Database(settings.database_url, settings.home), Metrics()
+    threads, loaders = CapacityLimiter(cpu_count() or 1), CapacityLimiter(1)
     requests = RequestLog(metrics)
     serving = Serving(first_bundle(settings, database), settings, metrics)
     known = Keys(
@@ -84,11 +81,11 @@ def create_app(settings: Settings) -> ASGIApp:
         metrics,
         threads,
         turns=Turns(cpu_count() or 1, settings.max_waiting),
-        loaders=CapacityLimiter(1),
+        loaders=loaders,
         stopping=stopping,
     )
-    follower = Follower(settings, database, serving, known, threads, health)
-    runner = Runner(settings, database, serving, threads)
+    follower = Follower(settings, database, serving, known, loaders, health)
+    runner = Runner(settings, database, serving)
 
     @asynccontextmanager
     async def beside(_: FastAPI) -> AsyncIterator[dict[str, Any]]:

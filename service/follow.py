@@ -44,7 +44,7 @@ class Follower:
     database: Database
     serving: Serving
     keys: Keys
-    threads: CapacityLimiter
+    loaders: CapacityLimiter
     health: Health = field(default_factory=Health)
 
     async def run(self) -> None:
@@ -83,7 +83,7 @@ class Follower:
             return
         try:
             load = partial(verified, exact=self.settings.exact)
-            bundle = await run_sync(load, self.settings.home / wanted.path, wanted.version, limiter=self.threads)
+            bundle = await run_sync(load, self.settings.home / wanted.path, wanted.version, limiter=self.loaders)
         except StanceryError as error:
             log.error("swap", extra={"fields": {"model": wanted.version, "reason": str(error)}})
             self.health.swap = f"{wanted.version} could not take over: {error}"

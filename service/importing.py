@@ -106,6 +106,8 @@ def read_object(body: bytes, taxonomy: Taxonomy, *, max_chars: int) -> Reading:
     for place, row in enumerate(rows):
         where = f"annotations[{place}]"
         annotator = row.pop("annotator", None)
+        if row.get("id") is None:
+            row.pop("id", None)
         example, found = check_example(row, "", taxonomy)
         if not isinstance(annotator, str | None):
             found.append(f"annotator: must be text or null, not {type(annotator).__name__}")

@@ -58,9 +58,9 @@ _ANSWERS: dict[tuple[str, str], tuple[int, str, Any]] = {
     ("/readyz", "get"): (200, _JSON, Health),
 }
 _PROBLEMS: dict[tuple[str, str], tuple[int, ...]] = {
-    ("/v1/classify", "post"): (400, 413, 415, 422),
-    ("/v1/classify/stream", "post"): (422,),
-    ("/v1/annotations", "post"): (409, 413, 422, *_STORE),
+    ("/v1/classify", "post"): (400, 408, 409, 413, 415, 422, 503),
+    ("/v1/classify/stream", "post"): (409, 422, 503),
+    ("/v1/annotations", "post"): (400, 408, 409, 413, 415, 422, *_STORE),
     ("/v1/annotations", "get"): _STORE[:1],
     ("/v1/annotations/disagreements", "get"): _STORE[:1],
     ("/v1/trainings", "post"): (400, 409, 422, *_STORE),
@@ -69,7 +69,7 @@ _PROBLEMS: dict[tuple[str, str], tuple[int, ...]] = {
     ("/v1/trainings/{id}", "delete"): (404, 409, *_STORE),
     ("/v1/trainings/{id}/events", "get"): (404, *_STORE[:1]),
     ("/v1/models", "get"): _STORE[:1],
-    ("/v1/models/{version}", "get"): (404, *_STORE[:1]),
+    ("/v1/models/{version}", "get"): (404, 409, *_STORE[:1]),
     ("/v1/models/{version}/activate", "post"): (404, 409, *_STORE),
 }
 _STREAM_PARAMETERS = (

@@ -49,7 +49,8 @@ class Protocol(HttpToolsProtocol):
 
     _deadline: asyncio.TimerHandle | None = None
     _is_in_head = False
-    _head_bytes = 0
+    # Bytes that came since the last that were of a body or ended a message: of a head, or of what may follow a body.
+    _beside = 0
     _lane: _Lane | None = None
     _idle: asyncio.TimerHandle | None = None
     _last = 0.0
@@ -60,12 +61,12 @@ class Protocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._last = self.loop.time()
+        self._beside += len(data)
         super().data_received(data)
+        if self._beside > _LONGEST_HEAD:
+            self.transport.close()
         # Most heads and bodies come whole, and need no timer.
         if self._is_in_head:
-            self._head_bytes += len(data)
-            if self._head_bytes > _LONGEST_HEAD:
-                self.transport.close()
             self._expect(HEAD_SECONDS)
         elif self._lane is not None and self._lane.more_body:
             self._expect(self._lane.express.body_seconds)
@@ -79,7 +80,7 @@ class Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._is_in_head = False
-        self._head_bytes = 0
+        self._beside = 0
         self._came()
         self._lane = self._express()
         if self._lane is None:
@@ -87,7 +88,12 @@ class Protocol(HttpToolsProtocol):
         else:
             self.cycle = self._lane  # type: ignore[assignment]  # it stands in the place of one
 
+    def on_body(self, body: bytes) -> None:
+        self._beside = 0
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
+        self._beside = 0
         super().on_message_complete()
         if self._lane is None:
             self.scope[IS_HERE] = True  # type: ignore[literal-required]  # a key of ours in the scope of ASGI

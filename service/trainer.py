@@ -7,17 +7,18 @@ import os
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
 from sqlalchemy import Connection
 
-from models.bundle import TAXONOMY, Bundle
+from models.bundle import TAXONOMY, Bundle, fsync
 from models.errors import StanceryError
 from models.examples import within
 from service import processes
@@ -28,6 +29,7 @@ from service.store import corpus, trainings, versions
 from service.store.database import Database, StoreUnavailable
 from service.store.trainings import Claim, Progress, Training, UnknownTraining
 
+T = TypeVar("T")
 INTERVAL = 0.4
 # A runner on another machine is given up when it has not shown itself for so long; one on this machine is looked for.
 LEASE = 10.0
@@ -72,11 +74,12 @@ class Told:
 class Runner:
     """Takes trainings from the queue, one at a time."""
 
-    def __init__(self, settings: Settings, database: Database, serving: Serving, threads: CapacityLimiter) -> None:
+    def __init__(self, settings: Settings, database: Database, serving: Serving) -> None:
         self._settings = settings
         self._database = database
         self._serving = serving
-        self._threads = threads
+        # Not one of those that score: to write all labels out takes long.
+        self._thread = CapacityLimiter(1)
         self._me = processes.identity()
         self._seen: tuple[Claim, float] | None = None
 
@@ -153,7 +156,8 @@ class Runner:
     async def _attempt(self, training: Training, folder: Path, champion: Bundle, told: Told) -> Ended | None:
         """Run the trainer; return how it ended, or None where the job is somebody else's by now."""
         try:
-            left_out = await run_sync(self._write_examples, folder, champion, limiter=self._threads)
+            write = partial(self._write_examples, folder, champion)
+            left_out = await self._meanwhile(training, told, write)
         except (OSError, StoreUnavailable) as error:
             return Ended("failed", f"the labels could not be written out: {error}")
         with (folder / "log").open("wb") as errors:
@@ -184,6 +188,22 @@ class Runner:
             note = f"{left_out:,} labels of topics that the taxonomy does not have were left out" if left_out else ""
             return Ended("succeeded", note, Path(told.done["bundle"]), told.done["gate"])
         return Ended("failed", _listed(told.errors) or _last_words(code, folder / "log"))
+
+    async def _meanwhile(self, training: Training, told: Told, work: Callable[[], T]) -> T:
+        """Do in a thread what takes long, and show meanwhile that somebody looks after the training."""
+
+        def show(connection: Connection) -> object:
+            return trainings.beat(connection, training.id, self._me, told.progress)
+
+        task = asyncio.create_task(run_sync(work, limiter=self._thread))
+        try:
+            while not (await asyncio.wait({task}, timeout=INTERVAL))[0]:
+                with suppress(StoreUnavailable):
+                    await self._database.write(show)
+        finally:
+            # The thread cannot be stopped, and the folder that it works in is removed next.
+            await asyncio.wait({task})
+        return task.result()
 
     def _write_examples(self, folder: Path, champion: Bundle) -> int:
         """Write out what the champion's taxonomy has room for; return how many labels it has none for."""
@@ -248,7 +268,7 @@ class Runner:
         version: str | None = None
         if ended.bundle is not None:
             try:
-                bundle = await run_sync(self._keep, ended.bundle, limiter=self._threads)
+                bundle = await self._meanwhile(training, told, partial(self._keep, ended.bundle))
                 version = bundle.manifest.version
             except (OSError, StanceryError) as error:
                 ended = Ended("failed", f"the new bundle cannot be kept: {error}")
@@ -284,6 +304,9 @@ class Runner:
         target.parent.mkdir(parents=True, exist_ok=True)
         if not target.exists():
             made.rename(target)
+            # Before the store says that it is there.
+            for folder in (target.parent, made.parent):
+                fsync(folder)
         return verified(target, made.name)
 
     def _promote(self, connection: Connection, bundle: Bundle, gate: dict[str, Any], training: Training) -> str:

@@ -44,7 +44,7 @@ async def get_model(request: Request, version: str) -> Response:
     found = await _find(service, version)
     path = service.settings.home / found.path
     try:
-        manifest, card = await run_sync(lambda: (read_manifest(path), read_card(path)), limiter=service.threads)
+        manifest, card = await run_sync(lambda: (read_manifest(path), read_card(path)), limiter=service.loaders)
     except BundleError as error:
         raise Problem(HTTPStatus.CONFLICT, f"the bundle cannot be read: {error}") from None
     return json_answer(ModelDetail(_summary(found), msgspec.to_builtins(manifest), card))

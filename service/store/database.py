@@ -176,6 +176,7 @@ class Database:
     def _transaction(
         self, operation: _Operation, *, writing: bool, patience: int | None = None
     ) -> Iterator[Connection]:
+        is_worked = False
         try:
             if not self.is_postgres:
                 self._home.mkdir(parents=True, exist_ok=True)
@@ -189,10 +190,15 @@ class Database:
                         connection.execute(text(f"SET LOCAL lock_timeout = {patience or _BUSY}"))
                         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _WRITERS})
                     yield connection
+                    is_worked = True
         except (IntegrityError, ProgrammingError, DataError):
             raise
         except (DBAPIError, PoolTimeout) as error:
-            raise _translated(error) from error
+            translated = _translated(error)
+            if writing and is_worked and self.is_postgres and type(translated) is StoreUnavailable:
+                # The connection broke while it was told to commit: nobody here knows whether it did.
+                raise StoreSilent(str(translated)) from error
+            raise translated from error
         except OSError as error:
             kind = StoreFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else StoreUnavailable
             raise kind(f"{self._home}: {error.strerror}") from error
