@@ -7,6 +7,7 @@ import io
 import json
 import os
 import resource
+import select
 import socket
 import subprocess
 import sys
@@ -96,6 +97,19 @@ def test_every_format_gives_the_same_answers(bundle_path: Path, texts: list[str]
     assert lines(piped.stdout) == outputs[3]
     python = stancery.load(bundle_path).classify(texts)
     assert [row["topics"] for row in python] == [row["topics"] for row in outputs[0]]
+
+
+def test_each_line_of_standard_input_is_answered_before_the_next_is_sent(bundle_path: Path) -> None:
+    command = [sys.executable, "-m", "stancery", "classify", "-", "--format", "jsonl", "--bundle", str(bundle_path)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=ROOT, env=os.environ | {"PYTHONUNBUFFERED": ""}, **pipes) as process:
+        assert process.stdin is not None and process.stdout is not None
+        for number in range(3):
+            process.stdin.write(json.dumps({"id": f"n{number}", "text": "Flights may resume."}).encode() + b"\n")
+            process.stdin.flush()
+            ready, _, _ = select.select([process.stdout], [], [], 60)
+            assert ready and json.loads(process.stdout.readline())["id"] == f"n{number}"
+        process.stdin.close()
 
 
 def test_csv_output_has_a_row_a_topic(bundle_path: Path, texts: list[str], tmp_path: Path) -> None:

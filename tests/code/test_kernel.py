@@ -16,7 +16,7 @@ from sklearn.linear_model import LogisticRegression
 from models.bundle import Bundle
 from models.examples import Example
 from models.features import IS_COMPILED, Labeller, NgramFeatures
-from models.linear import sides_of
+from models.linear import LinearModel, sides_of
 from models.plain import Weights
 from models.results import Evidence
 from training.export import pipelines
@@ -190,6 +190,8 @@ def test_any_number_of_topics_is_labelled_alike(both: Pair, texts: list[str], n_
         drawn.normal(size=(n_topics, 3)) if has_stances else None,
     )
     compiled, plain = (features.labeller(weights, 0.1) for features in both)
+    model = LinearModel(both[0], topics.T, weights.topic_bias)
+    assert model.is_compiled == (n_topics < 64)
     for text in texts[:10]:
         check_labels(compiled, plain, text)
     assert np.frombuffer(compiled.logits(texts[:3])).shape == (3 * n_topics,)

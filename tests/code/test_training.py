@@ -17,7 +17,7 @@ from models.errors import BundleError, InvalidData
 from models.linear import sigmoid, softmax
 from tests.conftest import ROOT, write_small
 from training import splits
-from training.calibration import best_f1, fit_platt, fit_tempering
+from training.calibration import best_f1, fit_platt, fit_tempering, threshold_of
 from training.linear import Folds, augment
 from training.run import Options, Progress, train
 
@@ -217,6 +217,19 @@ def test_the_child_process_tells_its_progress_as_json_lines(tmp_path: Path) -> N
     assert lines[-1]["phase"] == "done" and load_bundle(lines[-1]["bundle"])
     again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert again.returncode == 1 and "never changed" in json.loads(again.stdout.splitlines()[-1])["errors"][0]
+
+
+def test_scores_that_tell_nothing_apart_make_no_threshold() -> None:
+    present = np.array([True, False, False, False])
+    assert threshold_of(np.full(4, 0.25), present, 1.0) == 1.0
+    assert threshold_of(np.array([0.9, 0.1, 0.1, 0.1]), present, 1.0) == 0.5
+    assert threshold_of(np.empty(0), np.empty(0, dtype=bool), 0.5) == 0.5
+
+
+def test_a_family_that_has_no_encoder_takes_none(tmp_path: Path) -> None:
+    write_small(tmp_path)
+    with pytest.raises(InvalidData, match="encoder: the linear family has none"):
+        train(tmp_path / "examples.jsonl", tmp_path / "taxonomy.toml", tmp_path / "b", Options(encoder="x"))
 
 
 def test_the_report_stands_alone_and_shows_its_plots(bundle_path: Path) -> None:

@@ -56,6 +56,12 @@ def test_a_batch_comes_out_as_an_examples_file(server: Server, tmp_path: Path) -
     assert (unchanged.status, unchanged.body) == (304, b"")
 
 
+def test_an_id_that_is_null_is_none(server: Server) -> None:
+    assert post(server, batch({"text": "The cup.", "topics": {}, "id": None, "speaker": None})).status == 201
+    (row,) = exported(server)
+    assert row["id"] and row["text"] == "The cup."
+
+
 def test_the_same_key_and_body_get_the_same_answer(server: Server) -> None:
     first, again = post(server, batch(ONE), "k1"), post(server, batch(ONE), "k1")
     assert (first.status, first.body) == (again.status, again.body) and first.json["new"] == 1

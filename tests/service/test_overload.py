@@ -99,3 +99,29 @@ def test_slow_clients_are_given_up_and_the_others_are_answered(narrow: Server) -
             pass
         connection.close()
     assert narrow.post("/v1/classify", {"text": TEXT.format(1)}).status == 200
+
+
+def test_what_follows_a_body_is_bounded(narrow: Server) -> None:
+    head = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n"
+    for endless in (b"X-More: 1\r\n" * 1000, b"X" * 10_000):
+        connection, sent = opened(narrow, head + b"X-First: "), 0
+        with pytest.raises(ConnectionError), connection:
+            while sent < 20_000_000:
+                connection.sendall(endless)
+                sent += len(endless)
+        assert 100_000 < sent < 20_000_000
+    assert narrow.post("/v1/classify", {"text": TEXT.format(1)}).status == 200
+
+
+def test_a_long_body_in_many_pieces_is_no_head(narrow: Server) -> None:
+    body = json.dumps({"paragraphs": [TEXT.format(number) for number in range(12_000)]}).encode()
+    assert len(body) > 600_000
+    head = f"POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
+    connection = opened(narrow, f"{head}Content-Type: application/json\r\nConnection: close\r\n\r\n".encode())
+    for at in range(0, len(body), 10_000):
+        connection.sendall(body[at : at + 10_000])
+    answer = b""
+    while piece := connection.recv(1 << 20):
+        answer += piece
+    connection.close()
+    assert b" 200 " in answer[:20] or b" 422 " in answer[:20]

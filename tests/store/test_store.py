@@ -18,7 +18,7 @@ from models.errors import StanceryError
 from models.examples import Example
 from service.store import corpus, keys, requests, trainings, versions
 from service.store.corpus import Incoming
-from service.store.database import Database, StoreFull, StoreUnavailable, wal_is_safe
+from service.store.database import Database, StoreFull, StoreSilent, StoreUnavailable, wal_is_safe
 from service.store.migrate import newest, upgrade
 from service.store.schema import api_keys, events, metadata, model_versions
 
@@ -161,6 +161,29 @@ def test_a_transaction_that_fails_leaves_nothing(database: Database) -> None:
 
 
 @pytest.mark.usefixtures("database")
+def test_of_a_commit_that_broke_off_nobody_says_that_nothing_was_stored(
+    new_postgres: Callable[[], str], tmp_path: Path
+) -> None:
+    database = Database(new_postgres(), tmp_path / "home")
+    # The connection ends while it commits, not before.
+    end = "CREATE FUNCTION end_it() RETURNS trigger AS $$ BEGIN PERFORM pg_terminate_backend(pg_backend_pid());"
+    with database.writing() as connection:
+        connection.execute(text("CREATE TABLE fragile (n int)"))
+        connection.execute(text(f"{end} PERFORM pg_sleep(1); RETURN NULL; END $$ LANGUAGE plpgsql"))
+        connection.execute(
+            text(
+                "CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT ON fragile DEFERRABLE INITIALLY DEFERRED "
+                "FOR EACH ROW EXECUTE FUNCTION end_it()"
+            )
+        )
+    with pytest.raises(StoreSilent), database.writing() as connection:
+        connection.execute(text("INSERT INTO fragile VALUES (1)"))
+    with pytest.raises(StoreUnavailable) as caught, database.writing() as connection:
+        connection.execute(text("SELECT pg_terminate_backend(pg_backend_pid()), pg_sleep(1)"))
+    assert not isinstance(caught.value, StoreSilent)
+    database.close()
+
+
 def test_writers_take_turns(connect: Callable[[], Database]) -> None:
     """Two services that add the same labels at once make one event of each."""
     batch = [says({"tea": "favor"}, text=f"Paragraph {number}.") for number in range(50)]
