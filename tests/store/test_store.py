@@ -160,7 +160,6 @@ def test_a_transaction_that_fails_leaves_nothing(database: Database) -> None:
     assert export(database) == []
 
 
-@pytest.mark.usefixtures("database")
 def test_of_a_commit_that_broke_off_nobody_says_that_nothing_was_stored(
     new_postgres: Callable[[], str], tmp_path: Path
 ) -> None:
@@ -184,6 +183,7 @@ def test_of_a_commit_that_broke_off_nobody_says_that_nothing_was_stored(
     database.close()
 
 
+@pytest.mark.usefixtures("database")
 def test_writers_take_turns(connect: Callable[[], Database]) -> None:
     """Two services that add the same labels at once make one event of each."""
     batch = [says({"tea": "favor"}, text=f"Paragraph {number}.") for number in range(50)]
