@@ -49,7 +49,7 @@ check: .venv/dev  ## Lint, types, and the labels
 	$(BIN)/mypy
 	$(BIN)/stancery labels check $(EXAMPLES) --taxonomy $(TAXONOMY)
 
-bench: .venv/dev  ## Measure start, memory and flatness; accuracy is measured by `python -m benchmarks.accuracy DIR`
+bench: .venv/dev  ## Measure start and memory; accuracy is measured by `python -m benchmarks.accuracy DIR`
 	$(BIN)/python -m benchmarks.resources
 
 clean:  ## Remove the environment and caches; bundles in var stay

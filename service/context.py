@@ -27,8 +27,8 @@ from service.turns import Turns
 
 @dataclass(frozen=True)
 class Service:
-    """One worker's parts. Scoring runs in at most as many threads as there are cores, and the loading of versions that
-    requests name in one beside them; ``turns`` bounds how many requests wait to be scored in threads. ``stopping`` is
+    """One worker's parts. Scoring runs in at most as many threads as there are cores, and the loading of versions in
+    one beside them; ``turns`` bounds how many requests wait to be scored in threads. ``stopping`` is
     set once the server has been told to stop."""
 
     settings: Settings

@@ -44,7 +44,7 @@ async def get_model(request: Request, version: str) -> Response:
     found = await _find(service, version)
     path = service.settings.home / found.path
     try:
-        manifest, card = await run_sync(lambda: (read_manifest(path), read_card(path)), limiter=service.loaders)
+        manifest, card = await run_sync(lambda: (read_manifest(path), read_card(path)), limiter=service.threads)
     except BundleError as error:
         raise Problem(HTTPStatus.CONFLICT, f"the bundle cannot be read: {error}") from None
     return json_answer(ModelDetail(_summary(found), msgspec.to_builtins(manifest), card))
@@ -60,7 +60,7 @@ async def post_activate(request: Request, version: str) -> Response:
     found = await _find(service, version)
     try:
         load = partial(verified, exact=service.settings.exact)
-        bundle = await run_sync(load, service.settings.home / found.path, version, limiter=service.threads)
+        bundle = await run_sync(load, service.settings.home / found.path, version, limiter=service.loaders)
     except BundleError as error:
         reason = str(error)
         await service.database.write(lambda connection: versions.note_failure(connection, version, actor, reason))
