@@ -122,12 +122,13 @@ def sigmoid_of(logit: float) -> float:
     return 0.5 * (1.0 + tanh(0.5 * logit))
 
 
-def softmax_of(logits: Sequence[float]) -> list[float]:
+def softmax_of(logits: tuple[float, float, float]) -> tuple[float, float, float]:
     """Return :func:`softmax` of three logits, for which NumPy would take several times as long."""
     highest = max(logits)
-    parts = [exp(logit - highest) for logit in logits]
-    total = sum(parts)
-    return [part / total for part in parts]
+    first, second, third = logits
+    first, second, third = exp(first - highest), exp(second - highest), exp(third - highest)
+    total = first + second + third
+    return first / total, second / total, third / total
 
 
 def sigmoid(logits: FloatArray) -> FloatArray:

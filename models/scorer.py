@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from operator import attrgetter
-from typing import TYPE_CHECKING, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 import msgspec
 import numpy as np
@@ -28,6 +28,7 @@ _ROUNDED = 1e-6
 Decision = Literal["on_topic", "off_topic", "uncertain"]
 TopicDecision = Literal["present", "absent", "uncertain"]
 StanceLabel = Literal["favor", "against", "neutral"]
+_STANCES = cast(Sequence[StanceLabel], STANCES)
 
 
 class TopicRule(msgspec.Struct, frozen=True):
@@ -47,7 +48,7 @@ class Rules(msgspec.Struct, frozen=True):
     stance_certain_from: float
 
 
-class _Chosen(NamedTuple):
+class _Chosen(msgspec.Struct, frozen=True, gc=False):
     """A topic to answer for."""
 
     topic: int
@@ -176,6 +177,8 @@ class Scorer:
                 raise InvalidParagraph(f"topics[{position}]", f"no such topic; allowed are {', '.join(self._position)}")
 
     def _from_labels(self, id: str, labels: Sequence[Label], named: Collection[int]) -> Result:
+        if not labels:
+            return Result(id, "off_topic", [], [])
         by_topic = {label[0]: label for label in labels}
         decision, chosen = self._choose([(label[0], sigmoid_of(label[1])) for label in labels], named)
         return Result(id, decision, [self._labelled(by_topic[each.topic], each) for each in chosen], [])
@@ -209,7 +212,8 @@ class Scorer:
         elif candidates:
             decision = "uncertain"
         chosen = [*(present or candidates), *others]
-        chosen.sort(key=_score, reverse=True)
+        if len(chosen) > 1:
+            chosen.sort(key=_score, reverse=True)
         return decision, chosen
 
     def _labels(self, texts: Sequence[str], named: list[int]) -> list[list[Label]]:
@@ -273,7 +277,7 @@ class Scorer:
         self, best: int, probabilities: Sequence[float], evidence: list[Evidence], bias: float | None = None
     ) -> StanceResult:
         favor, against, neutral = probabilities
-        label = cast(StanceLabel, STANCES[best])
+        label = _STANCES[best]
         return StanceResult(
             label,
             favor,

@@ -27,7 +27,7 @@ from uvicorn.config import STARTUP_FAILURE
 from models.errors import StanceryError
 from service import openapi, problems
 from service.access import Keys, is_loopback
-from service.context import Service
+from service.context import Pool, Service
 from service.express import STATE, Express
 from service.follow import Follower, Health
 from service.observe import JsonFormatter, Logged, Metrics, RequestLog, log
@@ -80,6 +80,7 @@ def create_app(settings: Settings) -> ASGIApp:
         health,
         metrics,
         threads,
+        streams=Pool(),
         turns=Turns(cpu_count() or 1, settings.max_waiting),
         loaders=loaders,
         stopping=stopping,
@@ -102,6 +103,7 @@ def create_app(settings: Settings) -> ASGIApp:
         for task in tasks:
             with suppress(asyncio.CancelledError):
                 await task
+        service.streams.shutdown(cancel_futures=True)
         database.close()
 
     app: FastAPI = FastAPIOffline(

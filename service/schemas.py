@@ -42,7 +42,7 @@ class ClassifyResponse(msgspec.Struct, frozen=True):
     results: list[Result]
 
 
-class StreamLine(msgspec.Struct, frozen=True, omit_defaults=True):
+class StreamLine(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """One line of a stream's answer: a result, or what is wrong with the line."""
 
     line: int

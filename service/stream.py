@@ -8,13 +8,12 @@ from http import HTTPStatus
 from typing import NamedTuple
 
 import msgspec
-from anyio import CapacityLimiter
-from anyio.to_thread import run_sync
 from fastapi import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from models.bundle import Bundle
 from service.classify import id_fault, paragraph_fault
+from service.context import Pool
 from service.observe import log
 from service.problems import Problem, invalid, undecodable
 from service.schemas import ParagraphIn, StreamLine
@@ -67,14 +66,14 @@ class StreamResponse(Response):
         bundle: Bundle,
         options: Options,
         settings: Settings,
-        limiter: CapacityLimiter,
+        pool: Pool,
         count: Callable[[list[StreamLine]], None],
     ) -> None:
         super().__init__(media_type=MEDIA_TYPE)
         self._bundle = bundle
         self._options = options
         self._settings = settings
-        self._limiter = limiter
+        self._pool = pool
         self._count = count
 
     async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
@@ -84,7 +83,7 @@ class StreamResponse(Response):
         try:
             async with asyncio.TaskGroup() as tasks:
                 # One for each thread that may score.
-                answers = _Answers(int(self._limiter.total_tokens))
+                answers = _Answers(self._pool.size)
                 tasks.create_task(self._score(receive, spool, tasks, answers))
                 tasks.create_task(self._collect(answers, spool))
                 while data := await spool.get():
@@ -102,8 +101,11 @@ class StreamResponse(Response):
         # Explained answers are long: one at a time keeps memory flat.
         size = 1 if self._options.explain else _BATCH if self._bundle.scorer.is_quick else _SLOW_BATCH
         async for batch in _batches(patient, self._settings.max_body_bytes, size):
-            await answers.put(tasks.create_task(run_sync(self._answer, batch, limiter=self._limiter)))
+            await answers.put(tasks.create_task(self._answered(batch)))
         await answers.put(None)
+
+    async def _answered(self, batch: list[Line]) -> bytes:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self._answer, batch)
 
     async def _collect(self, answers: _Answers, spool: Spool) -> None:
         """Take the answers in the order of the batches."""
@@ -154,7 +156,7 @@ class StreamResponse(Response):
             for line, each in zip(batch, asked, strict=True)
         ]
         self._count(answers)
-        return b"".join(_encoder.encode(answer) + b"\n" for answer in answers)
+        return _encoder.encode_lines(answers)
 
     def _read(self, line: Line) -> _Asked | StreamLine:
         """Return what a line asks for, or what is wrong with it."""

@@ -56,4 +56,4 @@ async def post_classify_stream(request: Request) -> Any:
         seen["paragraphs"] += len(answers)
         service.metrics.count([answer.result for answer in answers if answer.result])
 
-    return StreamResponse(bundle, Options(topics, explain), service.settings, service.threads, count)
+    return StreamResponse(bundle, Options(topics, explain), service.settings, service.streams, count)
