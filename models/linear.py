@@ -7,7 +7,6 @@ a pair's stance logits are its probabilities, and what each word adds to a logit
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import exp, tanh
 from typing import NamedTuple
 
 import numpy as np
@@ -115,20 +114,6 @@ def softmax(logits: FloatArray) -> FloatArray:
     """Return the softmax over the last axis, in float64."""
     shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True))
-
-
-def sigmoid_of(logit: float) -> float:
-    """Return :func:`sigmoid` of one logit, for which NumPy would take several times as long."""
-    return 0.5 * (1.0 + tanh(0.5 * logit))
-
-
-def softmax_of(logits: tuple[float, float, float]) -> tuple[float, float, float]:
-    """Return :func:`softmax` of three logits, for which NumPy would take several times as long."""
-    highest = max(logits)
-    first, second, third = logits
-    first, second, third = exp(first - highest), exp(second - highest), exp(third - highest)
-    total = first + second + third
-    return first / total, second / total, third / total
 
 
 def sigmoid(logits: FloatArray) -> FloatArray:

@@ -37,9 +37,9 @@ MOST_TOPICS = 0
 
 FloatArray = NDArray[np.float64]
 Matrix = NDArray[np.float32]
-# The likeliest stance, the logits of all, their mean 0, and the :func:`heaviest` stretches for that one.
+# The likeliest stance, the probabilities of all, and the :func:`heaviest` stretches for that one.
 StanceLabel = tuple[int, tuple[float, float, float], list[Evidence]]
-# A topic, its logit, the :func:`heaviest` stretches for it, and the stance toward it, where the model has stances.
+# A topic, its probability, the :func:`heaviest` stretches for it, and its stance, where the model has stances.
 Label = tuple[int, float, list[Evidence], StanceLabel | None]
 
 
@@ -246,7 +246,7 @@ class Labeller:
         return [
             (
                 topic,
-                float(logits[topic]),
+                sigmoid_of(logits[topic]),
                 self._stretches(text, row.shares(self._topics[:, topic : topic + 1], (1.0,))),
                 self._stance(text, row, topic),
             )
@@ -259,12 +259,24 @@ class Labeller:
         weights = self._sides[topic][:, 1:]
         logits = centred(row.dot(weights) + self._stance_bias[topic])
         best = int(logits.argmax())
-        favor, against, neutral = logits.tolist()
         shares = row.shares(weights, CENTRED[best])
-        return best, (favor, against, neutral), self._stretches(text, shares)
+        return best, softmax_of(*logits.tolist()), self._stretches(text, shares)
 
     def _stretches(self, text: str, shares: _Shares) -> list[Evidence]:
         return heaviest(stretches(text, shares.spans, shares.weights, self._part))
+
+
+def sigmoid_of(logit: float) -> float:
+    """Return the probability that a logit stands for."""
+    return 0.5 * (1.0 + math.tanh(0.5 * logit))
+
+
+def softmax_of(first: float, second: float, third: float) -> tuple[float, float, float]:
+    """Return the softmax of three logits."""
+    highest = max(first, second, third)
+    first, second, third = (math.exp(each - highest) for each in (first, second, third))
+    total = first + second + third
+    return first / total, second / total, third / total
 
 
 def centred(logits: FloatArray) -> FloatArray:

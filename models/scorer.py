@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from models.errors import InvalidParagraph
 from models.examples import STANCES
 from models.features import Row
-from models.linear import LINK_PART, Contributions, FloatArray, LinearModel, sigmoid, sigmoid_of, softmax, softmax_of
+from models.linear import LINK_PART, Contributions, FloatArray, LinearModel, sigmoid, softmax
 from models.paragraphs import Paragraph, text_fault
 from models.plain import Label, heaviest, stretches
 from models.results import Evidence, Result, StanceResult, TopicResult
@@ -180,7 +180,7 @@ class Scorer:
         if not labels:
             return Result(id, "off_topic", [], [])
         by_topic = {label[0]: label for label in labels}
-        decision, chosen = self._choose([(label[0], sigmoid_of(label[1])) for label in labels], named)
+        decision, chosen = self._choose([label[:2] for label in labels], named)
         return Result(id, decision, [self._labelled(by_topic[each.topic], each) for each in chosen], [])
 
     def _from_scores(self, text: str, id: str, named: Collection[int], explain: bool) -> Result:
@@ -228,8 +228,7 @@ class Scorer:
         topic, _, found, stance = label
         answer = None
         if stance is not None and self._takes_stance[topic]:
-            best, logits, of_stance = stance
-            answer = self._stance_result(best, softmax_of(logits), of_stance)
+            answer = self._stance_result(*stance)
         return TopicResult(self._ids[topic], chosen.score, chosen.decision, answer, found)
 
     def _in_reach(self, pairs: CrossEncoder, logits: FloatArray) -> NDArray[np.bool_]:

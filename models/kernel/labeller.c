@@ -2,6 +2,7 @@
 #include "objects.h"
 #include "stretches.h"
 
+#include <math.h>
 #include <string.h>
 
 typedef struct {
@@ -59,10 +60,10 @@ static PyObject *labeller_logits(LabellerObject *self, PyObject *texts) {
     return found;
 }
 
-/* A topic of a text, and what decided it. */
+/* A topic of a text, the probabilities of it and of the stances toward it, and what decided them. */
 typedef struct {
     Py_ssize_t text, topic;
-    double logit, stances[N_STANCES];
+    double score, stances[N_STANCES];
     int stance;
     Heaviest of_topic, of_stance;
 } Found;
@@ -81,6 +82,15 @@ static Found *next_found(Findings *findings) {
         findings->room = room;
     }
     return &findings->found[findings->n++];
+}
+
+/* As `sigmoid_of` and `softmax_of` in models/plain.py. */
+static double sigmoid(double logit) { return 0.5 * (1.0 + tanh(0.5 * logit)); }
+
+static void softmax(double *logits, double highest) {
+    double total = 0.0;
+    for (int t = 0; t < N_STANCES; t++) total += logits[t] = exp(logits[t] - highest);
+    for (int t = 0; t < N_STANCES; t++) logits[t] /= total;
 }
 
 /* Find out where the chunks of a text stand, whose lower-case letters are at hand; -1 where memory is short. */
@@ -114,11 +124,12 @@ static int find_labels(const LabellerObject *self, Sums *sums, Py_ssize_t place,
         Found *found = NULL;
         failed = (!chunks.shares && reserve_shares(&chunks, text, lower, sums)) || !(found = next_found(findings));
         if (failed) break;
-        *found = (Found){.text = place, .topic = topic, .logit = logits[topic]};
+        *found = (Found){.text = place, .topic = topic, .score = sigmoid(logits[topic])};
         share_topic(sums, &self->weights, topic, chunks.shares);
         found->of_topic = heaviest_stretches(text, &chunks, self->part);
         if (!self->weights.sides) continue;
         found->stance = share_stance(sums, &self->weights, topic, found->stances, chunks.shares);
+        softmax(found->stances, found->stances[found->stance]);
         found->of_stance = heaviest_stretches(text, &chunks, self->part);
     }
     PyMem_RawFree(chunks.shares);
@@ -149,12 +160,12 @@ static PyObject *listed(const LabellerObject *self, PyObject *text, const Heavie
 static PyObject *label_of(const LabellerObject *self, PyObject *text, const Found *found) {
     PyObject *of_topic = listed(self, text, &found->of_topic);
     if (!of_topic) return NULL;
-    if (!self->weights.sides) return Py_BuildValue("(ndNO)", found->topic, found->logit, of_topic, Py_None);
+    if (!self->weights.sides) return Py_BuildValue("(ndNO)", found->topic, found->score, of_topic, Py_None);
     PyObject *of_stance = listed(self, text, &found->of_stance);
     if (!of_stance) return Py_DECREF(of_topic), NULL;
-    const double *logits = found->stances;
-    return Py_BuildValue("(ndN(i(ddd)N))", found->topic, found->logit, of_topic, found->stance, logits[0], logits[1],
-                         logits[2], of_stance);
+    const double *stances = found->stances;
+    return Py_BuildValue("(ndN(i(ddd)N))", found->topic, found->score, of_topic, found->stance, stances[0], stances[1],
+                         stances[2], of_stance);
 }
 
 /* A new list of the labels of each text. */
@@ -224,7 +235,7 @@ static PyObject *labeller_label(LabellerObject *self, PyObject *args) {
 static PyMethodDef labeller_methods[] = {
     {"logits", (PyCFunction)labeller_logits, METH_O, "logits(texts) -> float64 of shape (n_texts, n_topics)"},
     {"label", (PyCFunction)labeller_label, METH_VARARGS,
-     "label(texts, floors) -> for each text a list of (topic, logit, evidence, (stance, logits, evidence) or None)"},
+     "label(texts, floors) -> for each text a list of (topic, score, evidence, (stance, scores, evidence) or None)"},
     {NULL, NULL, 0, NULL},
 };
 

@@ -17,7 +17,7 @@ from models.bundle import Bundle
 from models.examples import Example
 from models.features import IS_COMPILED, Labeller, NgramFeatures
 from models.linear import LinearModel, sides_of
-from models.plain import Weights
+from models.plain import Weights, sigmoid_of
 from models.results import Evidence
 from training.export import pipelines
 
@@ -102,7 +102,7 @@ def check_labels(compiled: Labeller, plain: Labeller, text: str) -> None:
     assert [label[0] for label in ours] == [label[0] for label in theirs] == list(range(1, len(logits), 2))
     np.testing.assert_allclose(logits, np.frombuffer(plain.logits((text,))), atol=1e-9)
     for one, other in zip(ours, theirs, strict=True):
-        assert one[1] == logits[one[0]]
+        assert one[1] == pytest.approx(sigmoid_of(logits[one[0]]), rel=1e-12)
         check_evidence(one[2], other[2])
         if one[3] is None or other[3] is None:
             assert one[3] is other[3]
