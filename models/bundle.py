@@ -221,6 +221,19 @@ def read_manifest(directory: str | Path) -> Manifest:
         raise BundleError(f"{path / MANIFEST}: {error}") from error
 
 
+def verify(directory: str | Path) -> Manifest:
+    """Verify each file of a bundle against its digest, and return the manifest.
+
+    Raises
+    ------
+    BundleError
+        As :func:`load_bundle` does for what is missing or damaged.
+    """
+    manifest = read_manifest(directory)
+    _files(Path(directory), manifest)
+    return manifest
+
+
 def load_bundle(directory: str | Path) -> Bundle:
     """Verify a bundle against its digests, then load it.
 
@@ -234,11 +247,7 @@ def load_bundle(directory: str | Path) -> Bundle:
     manifest = read_manifest(path)
     if manifest.family not in FAMILIES:
         raise BundleError(f"{path}: family {manifest.family!r}; this release scores {', '.join(FAMILIES)}")
-    files = {}
-    for name, digest in manifest.files.items():
-        if Path(name).name != name:
-            raise BundleError(f"{path}: the manifest names a file outside the bundle")
-        files[name] = _verified(path, name, digest)
+    files = _files(path, manifest)
     try:
         taxonomy = msgspec.json.decode(files[TAXONOMY], type=Taxonomy)
         vocabulary = msgspec.json.decode(files[VOCABULARY], type=dict[str, list[str]])
@@ -261,6 +270,12 @@ def load_bundle(directory: str | Path) -> Bundle:
     except Exception as error:
         raise BundleError(f"{path}: its files do not fit together: {error}") from error
     return Bundle(path, manifest, scorer, card)
+
+
+def _files(path: Path, manifest: Manifest) -> dict[str, bytes]:
+    if any(Path(name).name != name for name in manifest.files):
+        raise BundleError(f"{path}: the manifest names a file outside the bundle")
+    return {name: _verified(path, name, digest) for name, digest in manifest.files.items()}
 
 
 def _beside_encoder(ngrams: NgramFeatures, files: Mapping[str, bytes]) -> EncoderFeatures:

@@ -107,6 +107,8 @@ def _read_jsonl(path: str, stream: IO[bytes]) -> Iterator[Row]:
             continue
         try:
             item = msgspec.json.decode(line)
+        except UnicodeDecodeError as error:
+            raise InvalidData([f"{path}:{number}: not valid UTF-8: {error.reason}"]) from error
         except (msgspec.DecodeError, RecursionError) as error:
             raise InvalidData([f"{path}:{number}: not JSON: {error}"]) from error
         item = {_TEXT_COLUMN: item} if isinstance(item, str) else item
@@ -118,11 +120,20 @@ def _read_jsonl(path: str, stream: IO[bytes]) -> Iterator[Row]:
 def _read_csv(path: str, stream: IO[bytes]) -> Iterator[Row]:
     # A cell may be as long as a paragraph may; the csv module's own limit is lower.
     csv.field_size_limit(2**31 - 1)
-    reader = csv.DictReader(io.TextIOWrapper(stream, encoding="utf-8-sig", newline=""))
-    if _TEXT_COLUMN not in (reader.fieldnames or ()):
-        raise InvalidData([f"{path}:1: no column named text; there are {', '.join(reader.fieldnames or ()) or 'none'}"])
-    for row in reader:
-        yield _row(path, reader.line_num, row.get("id"), row[_TEXT_COLUMN])
+    reader = csv.DictReader(io.TextIOWrapper(stream, encoding="utf-8-sig", newline=""), strict=True)
+    try:
+        names = reader.fieldnames or ()
+        if _TEXT_COLUMN not in names:
+            raise InvalidData([f"{path}:1: no column named text; there are {', '.join(names) or 'none'}"])
+        for row in reader:
+            if over := row.get(None):
+                cells = f"{len(names) + len(over)} cells, but the header has {len(names)}"
+                raise InvalidData([f"{path}:{reader.line_num}: {cells}; quote what holds a comma"])
+            yield _row(path, reader.line_num, row.get("id"), row[_TEXT_COLUMN])
+    except csv.Error as error:
+        raise InvalidData([f"{path}:{reader.line_num}: not CSV: {error}; each quote needs its other one"]) from error
+    except UnicodeDecodeError as error:
+        raise InvalidData([f"{path}: after line {reader.line_num}: not valid UTF-8: {error.reason}"]) from error
 
 
 def _read_text(path: str, stream: IO[bytes]) -> Iterator[Row]:
@@ -150,7 +161,12 @@ def _read_parquet(path: str) -> Iterator[Row]:
         columns = [name for name in ("id", _TEXT_COLUMN) if name in names]
         number = 0
         for batch in file.iter_batches(_PARQUET_BATCH, columns=columns):
-            for row in batch.to_pylist():
+            try:
+                rows = batch.to_pylist()
+            except UnicodeDecodeError as error:
+                where = f"{path}: in rows {number + 1:,} to {number + len(batch):,}"
+                raise InvalidData([f"{where}: not valid UTF-8: {error.reason}"]) from error
+            for row in rows:
                 number += 1
                 yield _row(path, number, row.get("id"), row[_TEXT_COLUMN])
 

@@ -83,6 +83,7 @@ def create_app(settings: Settings) -> ASGIApp:
         streams=Pool(),
         turns=Turns(cpu_count() or 1, settings.max_waiting),
         loaders=loaders,
+        importers=CapacityLimiter(1),
         stopping=stopping,
     )
     follower = Follower(settings, database, serving, known, loaders, health)

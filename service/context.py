@@ -43,7 +43,7 @@ class Pool(ThreadPoolExecutor):
 class Service:
     """One worker's parts. Requests are scored in at most as many threads as there are cores, ``streams`` in as many of
     their own, and versions loaded in one beside them; ``turns`` bounds how many requests wait to be scored in threads.
-    ``stopping`` is set once the server has been told to stop."""
+    ``importers`` has one thread that reads labels; ``stopping`` is set once the server has been told to stop."""
 
     settings: Settings
     database: Database
@@ -55,6 +55,7 @@ class Service:
     streams: Pool
     turns: Turns
     loaders: CapacityLimiter
+    importers: CapacityLimiter
     stopping: threading.Event
 
     async def bundle(self, version: str | None) -> Bundle:

@@ -82,11 +82,12 @@ def read(
         With every fault and every unknown label.
     """
     reading = read_labels(data, taxonomy, renamed=renamed or {})
-    faults = [*reading.faults, *(fault for label in reading.labels for fault in name_faults(label, max_chars))]
+    named = [fault for label in reading.labels for fault in name_faults(label, max_chars)]
+    faults = [*reading.faults, *_first(named)]
     if not faults and not reading.unknown and not reading.labels and not reading.skipped:
         faults.append("no label in it")
     if faults or reading.unknown:
-        raise Faulty(faults[:_LISTED], reading.unknown)
+        raise Faulty(faults, reading.unknown)
     return reading
 
 
@@ -120,8 +121,13 @@ def read_object(body: bytes, taxonomy: Taxonomy, *, max_chars: int) -> Reading:
     if not rows:
         faults.append("annotations: empty; at least one is needed")
     if faults:
-        raise Faulty(faults[:_LISTED], [])
+        raise Faulty(_first(faults), [])
     return Reading(OBJECT, "utf-8", labels, 0, {}, [], [])
+
+
+def _first(faults: list[str]) -> list[str]:
+    more = len(faults) - _LISTED
+    return [*faults[:_LISTED], f"and {more:,} more"] if more > 0 else faults
 
 
 def name_faults(label: Label, max_chars: int | None) -> list[str]:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from models.bundle import POINTER, Bundle, bundles_at, load_bundle, read_manifest
+from models.bundle import POINTER, Bundle, bundles_at, load_bundle, read_manifest, verify
 from models.errors import BundleError, StanceryError
 from service.observe import Metrics, log
 from service.settings import Settings
@@ -197,7 +197,7 @@ def prepare(database: Database, settings: Settings, given: Path | None) -> None:
     with database.reading() as connection:
         if versions.wanted(connection) is not None or given is None:
             return
-    manifest = read_manifest(given)
+    manifest = verify(given)
     path = _brought_home(given, settings, manifest.version)
     with database.writing() as connection:
         if versions.wanted(connection) is None:

@@ -234,7 +234,7 @@ class Runner:
             "--nice": _NICEST,
         }
         given = [str(part) for pair in options.items() for part in pair]
-        return [settings.trainer, "-m", "training", str(folder / "examples.jsonl"), *given, "--attached"]
+        return [settings.trainer, "-P", "-m", "training", str(folder / "examples.jsonl"), *given, "--attached"]
 
     async def _look_after(
         self, training: Training, group: int, listening: asyncio.Task[None], told: Told
@@ -280,7 +280,7 @@ class Runner:
             state, reason = ended.state, ended.reason
             if ended.bundle is not None:
                 if cancelled_by is not None:
-                    versions.register(connection, bundle.manifest, bundle.path, self._settings.home)
+                    self._register(connection, bundle, ended.gate or {})
                     state, reason = "cancelled", f"cancelled by {cancelled_by}, after the model was made"
                 else:
                     done = self._promote(connection, bundle, ended.gate or {}, training)
@@ -309,11 +309,16 @@ class Runner:
                 fsync(folder)
         return verified(target, made.name)
 
+    def _register(self, connection: Connection, bundle: Bundle, gate: dict[str, Any]) -> bool:
+        """Make a model known, and return whether it passed the gate."""
+        passed = bool(gate.get("passed"))
+        state = "candidate" if passed else "rejected"
+        versions.register(connection, bundle.manifest, bundle.path, self._settings.home, state)
+        return passed
+
     def _promote(self, connection: Connection, bundle: Bundle, gate: dict[str, Any], training: Training) -> str:
         """Register a model, and make it the active one if the gate and the settings say so; return what was done."""
-        manifest, passed = bundle.manifest, bool(gate.get("passed"))
-        state = "candidate" if passed else "rejected"
-        versions.register(connection, manifest, bundle.path, self._settings.home, state)
+        manifest, passed = bundle.manifest, self._register(connection, bundle, gate)
         active = versions.wanted(connection)
         if active is not None and active.version == manifest.version:
             return "these labels make the model that is active already"

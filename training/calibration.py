@@ -18,10 +18,12 @@ FloatArray = NDArray[np.float64]
 # An absence is uncertain where it was wrong at least this often, a stance where it was right less often than that.
 ABSENCE_WRONG = 0.25
 STANCE_RIGHT = 0.5
+# What a threshold takes tells nothing apart where it is on topic at most so many times as often as all paragraphs.
+_HARDLY = 1.1
 RULE_STATEMENTS = {
     "threshold": "half the best F1 that the topic's calibrated scores reach out of fold (Lipton, Elkan and "
-    "Narayanaswamy 2014: the threshold that maximises F1 is half the F1 it reaches); 1 where that finds a topic that "
-    "most paragraphs lack in all of them",
+    "Narayanaswamy 2014: the threshold that maximises F1 is half the F1 it reaches); 1 where that finds a topic in "
+    "most paragraphs that is hardly oftener in those than in any",
     "uncertain_from": f"the lowest score, short of the threshold, from which at least {ABSENCE_WRONG:.0%} of the "
     "out-of-fold (paragraph, topic) pairs were on topic, by isotonic regression over all topics",
     "stance_certain_from": f"the lowest probability of the likeliest stance at which it was right at least "
@@ -104,11 +106,13 @@ def best_f1(scores: FloatArray, present: NDArray[np.bool_]) -> float:
 
 def threshold_of(scores: FloatArray, present: NDArray[np.bool_], otherwise: float) -> float:
     """Return half the best F1, which is the threshold of the best F1 (Lipton et al. 2014), or `otherwise` where none is
-    present or nothing tells those that are apart: half the best F1 then lies below all scores."""
+    present or nothing tells those that are apart: half the best F1 then takes most paragraphs, and those that it takes
+    are hardly oftener on topic than any other."""
     if not present.any():
         return otherwise
     threshold = best_f1(scores, present) / 2
-    is_blind = (scores >= threshold).all() and present.mean() < 0.5
+    taken = scores >= threshold
+    is_blind = taken.mean() > 0.5 > present.mean() and present[taken].mean() <= _HARDLY * present.mean()
     return otherwise if is_blind else threshold
 
 

@@ -17,6 +17,8 @@ from models.scorer import Scorer
 
 FloatArray = NDArray[np.float64]
 RESAMPLES = 1000
+# Resamples that are drawn and summed together.
+_AT_ONCE = 50
 LEVEL = 0.95
 ECE_BINS = 15
 _FEW_GROUPS = 10
@@ -116,17 +118,20 @@ class Resample:
             # So few documents cannot be resampled; the interval then leaves out what varies between them.
             self.unit, self._group = "paragraph", np.arange(len(group_names))
         self.n_groups = int(self._group.max(initial=-1)) + 1
-        drawn = np.random.default_rng(seed).multinomial(
-            self.n_groups, np.full(self.n_groups, 1 / self.n_groups), RESAMPLES
-        )
-        self._weights = np.vstack([np.ones(self.n_groups), drawn])
+        generator, even = np.random.default_rng(seed), np.full(self.n_groups, 1 / self.n_groups)
+        # How often each group is drawn; of a hundred thousand groups eight bytes each would be most of a gigabyte.
+        self._drawn = np.empty((RESAMPLES, self.n_groups), np.uint16)
+        for start in range(0, RESAMPLES, _AT_ONCE):
+            self._drawn[start : start + _AT_ONCE] = generator.multinomial(self.n_groups, even, _AT_ONCE)
 
     def sums(self, counts: FloatArray, row: NDArray[np.int64] | None = None) -> FloatArray:
         """Sum `counts`, shape (n, ...), of the given paragraphs: first over all, then over each resample."""
         group = self._group if row is None else self._group[row]
         totals = np.zeros((self.n_groups, *counts.shape[1:]))
         np.add.at(totals, group, counts)
-        return np.asarray(np.tensordot(self._weights, totals, axes=1))
+        blocks = (self._drawn[start : start + _AT_ONCE] for start in range(0, RESAMPLES, _AT_ONCE))
+        drawn = [np.tensordot(block.astype(float), totals, axes=1) for block in blocks]
+        return np.concatenate([totals.sum(axis=0, keepdims=True), *drawn])
 
 
 def figure(values: FloatArray) -> dict[str, Any]:
@@ -246,9 +251,15 @@ def _stance_figures(
 def _ece(
     row: NDArray[np.int64], confidence: FloatArray, outcome: NDArray[np.bool_], resample: Resample
 ) -> dict[str, Any]:
-    """Expected calibration error over equal-width bins (Guo et al. 2017, section 2)."""
+    """Expected calibration error over equal-width bins (Guo et al. 2017, section 2).
+
+    To resample adds noise to each bin, and so to the error: the interval lies too high, and is made to reach the value.
+    """
     position = np.minimum((confidence * ECE_BINS).astype(int), ECE_BINS - 1)
     bins = np.eye(ECE_BINS)[position]
     gap = resample.sums(bins * (confidence - outcome)[:, None], row)
     total = resample.sums(np.ones(len(row)), row)
-    return figure(ratio(np.abs(gap).sum(axis=1), total))
+    values = ratio(np.abs(gap).sum(axis=1), total)
+    found = figure(values)
+    low, high = found["interval"]
+    return found | {"interval": [low if low is None else min(low, found["value"]), high]}

@@ -6,7 +6,7 @@ confirmed by models that had not seen them.
 
 One rule for every check: it fails where the challenger's figure is below the champion's by more than the margin, and
 the fall is real, that is, the upper bound of the difference, one-sided at 95 %, lies below 0. Where labels are few,
-only a large fall is real, and a smaller one passes; but a macro-F1 that falls by more than three margins never does.
+only a large fall is real, and a smaller one passes; but an average that falls by more than three margins never does.
 On rows the intervals are paired: both models are resampled by the same documents; and as each topic is measured on few
 rows, the topics share the 5 % (Bonferroni: with eleven, each has the bound of 99.5 %). Label agreement is not paired,
 its bound is wide already, and each topic has its own 5 %.
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import compress
 from pathlib import Path
 from statistics import NormalDist
 from typing import Literal, NamedTuple
@@ -29,25 +30,27 @@ from models.examples import STANCES, Example
 from models.scorer import Scorer
 from models.taxonomy import Taxonomy
 from training.evaluation import Resample, mean, number, ratio, score_examples, wilson
-from training.splits import folded
+from training.splits import folded, holdout
 
 FloatArray = NDArray[np.float64]
 Rows = Literal["held_out", "frozen", "fitted"]
-# Two points of macro-F1 are what a few dozen labels more or less make; one label in ten of a topic is what a reader
-# notices; label agreement rests on all labels fitted on, and honest retrainings hardly move it down: half of that.
+# Two points of an average F1 are what a few dozen labels more or less make; one label in ten of a topic is what a
+# reader notices; label agreement rests on all labels fitted on, and honest retrainings hardly move it down: half of
+# that.
 MARGINS = {
     "topic macro-F1": 0.02,
+    "topic micro-F1": 0.02,
     "stance macro-F1": 0.02,
     "topic recall": 0.10,
     "stance accuracy": 0.10,
     "topic label agreement": 0.05,
     "stance label agreement": 0.05,
 }
-# A macro-F1 that falls by so many margins is refused however few the rows are. Not so a topic's figure: of a dozen
+# An average that falls by so many margins is refused however few the rows are. Not so a topic's figure: of a dozen
 # rows, two that chance turned are as much.
 ANY = 3
 LEVEL = 0.95
-# With fewer gold rows a macro-F1 is not judged at all, and nothing passes unjudged.
+# With fewer gold rows an average is not judged at all, and nothing passes unjudged.
 FEW = 5
 # A topic's figure needs more of them, and in enough documents: one document would move it by more than a margin, and
 # resampling a few shows less spread than there is.
@@ -131,7 +134,8 @@ def judge(
     topics = [name for name in challenger.taxonomy.ids if name in old.taxonomy.ids]
     takes = {name for name in topics if old.takes_stance(name) and challenger.takes_stance(name)}
     frozen = [example for example in champion.rows if fits(example, challenger.taxonomy)]
-    tables: dict[Rows, Sequence[Example]] = {"held_out": held_out, "frozen": frozen}
+    unseen = _unseen(champion, held_out)
+    tables: dict[Rows, Sequence[Example]] = {"held_out": list(compress(held_out, unseen)), "frozen": frozen}
     checks = []
     for name, examples in tables.items():
         if examples and topics:
@@ -146,11 +150,19 @@ def judge(
         challenger=manifest.version,
         passed=not reasons,
         reasons=reasons,
-        notes=_notes(champion, challenger, manifest, tables),
+        notes=_notes(champion, challenger, tables, left_out=int((~unseen).sum())),
         margins=MARGINS,
         rows={name: len(examples) for name, examples in tables.items()},
         checks=checks,
     )
+
+
+def _unseen(champion: Champion, held_out: Sequence[Example]) -> NDArray[np.bool_]:
+    """Tell which rows the champion was measured on, or would have been: it may have been fitted on any other."""
+    own = {folded(example.text) for example in champion.rows}
+    part = champion.bundle.manifest.settings.get("holdout", 0.0)
+    measured = np.array([folded(example.text) in own for example in held_out], dtype=bool)
+    return measured | holdout([example.group for example in held_out], part)
 
 
 def _common(examples: Sequence[Example], topics: Sequence[str], takes: set[str]) -> list[Example]:
@@ -200,7 +212,8 @@ def _figures(
 ) -> dict[tuple[str, str | None], tuple[int, FloatArray]]:
     """Return for each metric and topic its support and its value on all rows and on every resample.
 
-    Macro averages run over the topics and stances that have a gold label among the rows.
+    Macro averages run over the topics and stances that have a gold label among the rows; what is claimed of the others
+    counts in the micro average.
     """
     scores = score_examples(scorer, examples)
     columns = [scorer.taxonomy.ids.index(name) for name in topics]
@@ -209,6 +222,7 @@ def _figures(
     recall = ratio(hits, gold)
     found: dict[tuple[str, str | None], tuple[int, FloatArray]] = {
         ("topic macro-F1", None): (int(labels.sum()), _macro_f1(hits, claimed, gold)),
+        ("topic micro-F1", None): (int(labels.sum()), ratio(2 * hits.sum(axis=1), (claimed + gold).sum(axis=1))),
         **{("topic recall", name): (int(gold[0, i]), recall[:, i]) for i, name in enumerate(topics)},
     }
     if not len(scores.row):
@@ -297,9 +311,7 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else number(value)
 
 
-def _notes(
-    champion: Champion, challenger: Scorer, manifest: Manifest, tables: dict[Rows, Sequence[Example]]
-) -> list[str]:
+def _notes(champion: Champion, challenger: Scorer, tables: dict[Rows, Sequence[Example]], left_out: int) -> list[str]:
     """Say what the judgement leaves out, and what is odd about the rows."""
     old, notes = champion.bundle, []
     if unshared := {*old.taxonomy.ids} ^ {*challenger.taxonomy.ids}:
@@ -317,11 +329,10 @@ def _notes(
         notes.append(
             "label agreement is not judged: the heads that tell it have an encoder's columns in one of the two"
         )
-    before, now = old.manifest.settings.get("holdout", 0.0), manifest.settings["holdout"]
-    if before < now:
+    if left_out:
         notes.append(
-            f"the champion held out {before:g} of the documents, the challenger {now:g}: the champion may have been "
-            "fitted on rows held out now, and look better on them than it is"
+            f"{left_out} of the rows held out now are left out: the champion held out "
+            f"{old.manifest.settings.get('holdout', 0.0):g} of the documents, and may have been fitted on those"
         )
     if shared := _tuned_graphs(old.scorer) & _tuned_graphs(challenger):
         notes.append(

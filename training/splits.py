@@ -80,13 +80,26 @@ def near_duplicates(texts: Sequence[str]) -> Near:
 def _forms(
     shingles: Mapping[int, set[tuple[str, ...]]], holders: Mapping[tuple[str, ...], list[int]]
 ) -> dict[int, int]:
-    """Map each text that is filled in on a form in common use to the first of those on the same form."""
+    """Map each text that is filled in on a form in common use to the first of those on the same form: forms are one
+    where they share at least half of what is common in the shorter one."""
     firsts: dict[frozenset[tuple[str, ...]], int] = {}
+    sizes: dict[int, int] = {}
+    forms: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)
     found = {}
     for index, own in shingles.items():
         printed = frozenset(shingle for shingle in own if len(holders[shingle]) > _COMMON)
-        if printed and len(printed) >= NEAR_DUPLICATE * len(own):
-            found[index] = firsts.setdefault(printed, index)
+        if not printed or len(printed) < NEAR_DUPLICATE * len(own):
+            continue
+        if printed not in firsts:
+            # A form whose common words change with the year is still one form.
+            shared = Counter(form for shingle in printed for form in forms[shingle])
+            alike = (form for form, n in shared.items() if n >= NEAR_DUPLICATE * min(len(printed), sizes[form]))
+            firsts[printed] = form = min(alike, default=index)
+            if form == index:
+                sizes[index] = len(printed)
+                for shingle in printed:
+                    forms[shingle].append(index)
+        found[index] = firsts[printed]
     return found
 
 

@@ -40,7 +40,8 @@ def create(name: str, scopes: str, requests_per_minute: int | None, home: Path, 
     if not name.strip() or len(name) > 100:
         raise click.BadParameter("must be 1 to 100 characters", param_hint="NAME")
     with opened(home, database_url) as database, database.writing() as connection:
-        click.echo(store.create(connection, name, sorted(set(asked), key=SCOPES.index), requests_per_minute))
+        secret = store.create(connection, name, sorted(set(asked), key=SCOPES.index), requests_per_minute)
+    click.echo(secret)
 
 
 @keys.command("list")

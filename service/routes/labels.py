@@ -51,7 +51,7 @@ async def post_annotations(request: Request) -> Response:
     named = hashlib.sha256(f"annotations\n{annotator}\n{dry_run}\n".encode() + body).digest()
     taxonomy = service.serving.active.taxonomy
     try:
-        reading = await run_sync(_read, body, request, taxonomy, service, limiter=service.threads)
+        reading = await run_sync(_read, body, request, taxonomy, service, limiter=service.importers)
     except Problem:
         # What was taken once may name a topic that the taxonomy has no more.
         if key is None:
@@ -145,5 +145,14 @@ async def _lines(service: Service, up_to: int, *, sort: bool) -> AsyncIterator[b
 async def get_disagreements(request: Request) -> Response:
     """Count the paragraphs that annotators disagree on, each by the last they said, and list the first hundred."""
     service = service_of(request)
-    count, listed = await service.database.read(lambda connection: corpus.disagreements(connection, _DISAGREEMENTS))
+    count, after = 0, 0
+    listed: list[corpus.Conflict] = []
+
+    def page(connection: Connection) -> corpus.Disagreements:
+        return corpus.disagreements(connection, _DISAGREEMENTS - len(listed), after)
+
+    # Page by page: one long transaction would hold up whoever writes.
+    while (found := await service.database.read(page)).last is not None:
+        count, after = count + found.disputed, found.last
+        listed += found.listed
     return json_answer(DisagreementsResponse(count, listed))

@@ -245,9 +245,26 @@ def examples(database: Database, up_to: int) -> Iterator[Example]:
         after = rows[-1][0]
 
 
-def disagreements(connection: Connection, limit: int) -> tuple[int, list[Conflict]]:
-    """Count the paragraphs of which annotators, each by the last they said, say different things; list the first."""
-    last = select(func.max(events.c.number)).group_by(events.c.paragraph, events.c.annotator)
+class Disagreements(NamedTuple):
+    """Of the paragraphs up to ``last``, None where there is none: on how many annotators disagree, and the first."""
+
+    last: int | None
+    disputed: int
+    listed: list[Conflict]
+
+
+def disagreements(connection: Connection, limit: int, after: int = 0) -> Disagreements:
+    """Look through a page of paragraphs, those numbered above `after`, for such of which annotators, each by the last
+    they said, say different things."""
+    page = select(paragraphs.c.number).where(paragraphs.c.number > after).order_by(paragraphs.c.number).limit(_PAGE)
+    end = connection.execute(select(func.max(page.subquery().c.number))).scalar()
+    if end is None:
+        return Disagreements(None, 0, [])
+    last = (
+        select(func.max(events.c.number))
+        .where(events.c.paragraph > after, events.c.paragraph <= end)
+        .group_by(events.c.paragraph, events.c.annotator)
+    )
     disputed = (
         select(events.c.paragraph)
         .where(events.c.number.in_(last))
@@ -262,6 +279,11 @@ def disagreements(connection: Connection, limit: int) -> tuple[int, list[Conflic
         .limit(limit)
     ).all()
     said = _latest(connection, [row.number for row in rows])
-    return count, [
-        Conflict(row.id, row.text[:200], {name: each.topics for name, each in said[row.number].items()}) for row in rows
-    ]
+    return Disagreements(
+        end,
+        count,
+        [
+            Conflict(row.id, row.text[:200], {name: each.topics for name, each in said[row.number].items()})
+            for row in rows
+        ],
+    )

@@ -28,6 +28,8 @@ FILE = "stancery.db"
 DEADLINE = 1.6
 _BUSY = 1_200
 _CONNECT = 2
+# Until a connection is told how long it may wait for others it waits no longer.
+_SQLITE = {"check_same_thread": False, "timeout": _BUSY / 1000}
 # One name for the lock under which writers of labels, trainings and versions take turns; any number would do.
 _WRITERS = 0x57A9CE
 _SQLITE_FULL, _POSTGRES_FULL = 13, "53100"
@@ -103,7 +105,7 @@ class Database:
     def _engine(self) -> Engine:
         # SQLite opens a file that cannot be written to for reading, and such a connection stays so for good. To open
         # one for each transaction costs a fraction of a commit, and a disk that takes writes again is noticed.
-        options: dict[str, Any] = {"poolclass": NullPool, "connect_args": {"check_same_thread": False}}
+        options: dict[str, Any] = {"poolclass": NullPool, "connect_args": _SQLITE}
         if self.is_postgres:
             options = {"pool_size": 4, "max_overflow": 4, "pool_timeout": 1, "pool_use_lifo": True}
             options["connect_args"] = {"connect_timeout": _CONNECT}
@@ -170,7 +172,8 @@ class Database:
         except TimeoutError:
             # The thread may be at the socket still: it is woken there, and its connection thrown away.
             operation.cut()
-            raise StoreSilent(f"the database did not answer within {seconds:.1f} s") from None
+            kind = StoreSilent if writing else StoreUnavailable
+            raise kind(f"the database did not answer within {seconds:.1f} s") from None
 
     @contextmanager
     def _transaction(
@@ -232,6 +235,8 @@ def _prepare_sqlite(connection: sqlite3.Connection, _: object) -> None:
     # itself, so that a power cut right after a commit cannot bring it back and undo the commit.
     connection.execute(f"PRAGMA journal_mode = {'WAL' if wal_is_safe(sqlite3.sqlite_version_info) else 'TRUNCATE'}")
     connection.execute("PRAGMA synchronous = FULL")
+    # A transaction that outgrew the cache would be written on before its end, and lock out all who read until then.
+    connection.execute("PRAGMA cache_spill = OFF")
 
 
 def _begin_sqlite(connection: Connection) -> None:

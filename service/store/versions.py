@@ -40,15 +40,16 @@ class Wanted(NamedTuple):
 
 
 def register(connection: Connection, manifest: Manifest, path: Path, home: Path, state: str = "candidate") -> None:
-    """Make a bundle known. One that is known already stays as it is, but that a rejected one may pass after all."""
+    """Make a bundle known that was verified where it lies. Of one that is known already that is where it lies from now
+    on, and if it was rejected it may pass after all."""
+    path = path.absolute()
+    place = path.relative_to(home.absolute()) if path.is_relative_to(home.absolute()) else path
     same = model_versions.c.version == manifest.version
     known = connection.execute(select(model_versions.c.state).where(same)).scalar()
     if known is not None:
-        if known == "rejected":
-            connection.execute(update(model_versions).where(same).values(state=state))
+        values = {"path": str(place), "state": state if known == "rejected" else known}
+        connection.execute(update(model_versions).where(same).values(values))
         return
-    path = path.absolute()
-    place = path.relative_to(home.absolute()) if path.is_relative_to(home.absolute()) else path
     connection.execute(
         insert(model_versions),
         {

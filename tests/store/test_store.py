@@ -87,7 +87,7 @@ def test_the_latest_annotation_wins_and_nothing_is_forgotten(database: Database)
     assert [example.topics for example in export(database)] == [{}]
     with database.reading() as connection:
         assert connection.execute(select(func.count()).select_from(events)).scalar() == 3
-        count, (conflict,) = corpus.disagreements(connection, 10)
+        _, count, (conflict,) = corpus.disagreements(connection, 10)
     assert (count, conflict.annotations) == (1, {"ann": {"tea": "against"}, "bob": {}})
 
 
@@ -95,7 +95,7 @@ def test_annotators_who_agree_again_do_not_disagree(database: Database) -> None:
     add(database, says({"tea": "favor"}), says({"tea": "against"}, by="bob"))
     add(database, says({"tea": "favor"}, by="bob"))
     with database.reading() as connection:
-        assert corpus.disagreements(connection, 10) == (0, [])
+        assert corpus.disagreements(connection, 10) == (1, 0, [])
 
 
 def test_a_batch_that_contradicts_itself_is_told(database: Database) -> None:
