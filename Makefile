@@ -24,14 +24,19 @@ help:  ## Say what there is
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@ .venv/train
 
-# Fitted again, made active and brought into the store whenever the labels or the taxonomy change.
-var/seeds: .venv/train $(EXAMPLES) $(TAXONOMY)
+# Fitted again, made active and brought into the store whenever the labels or the taxonomy change, or others are named;
+# not when the environment does, since a corrected model may have taken over by then.
+SERVED := $(or $(STANCERY_HOME),var)/served
+ifneq ($(shell cat $(SERVED) 2>/dev/null),$(EXAMPLES) $(TAXONOMY))
+.PHONY: $(SERVED)
+endif
+$(SERVED): $(EXAMPLES) $(TAXONOMY) | .venv/train
 	$(BIN)/stancery train $(EXAMPLES) --taxonomy $(TAXONOMY)
 	$(BIN)/stancery models activate newest
 	$(BIN)/stancery labels import $(EXAMPLES)
-	touch $@
+	echo '$(EXAMPLES) $(TAXONOMY)' > $@
 
-serve: var/seeds  ## Fit the seeds if need be, and serve; STANCERY_PORT and the like set how
+serve: $(SERVED)  ## Fit the seeds if need be, and serve; STANCERY_PORT and the like set how
 	exec $(BIN)/stancery serve
 
 train: .venv/train  ## Fit EXAMPLES with TAXONOMY (the seeds by default) into var/bundles

@@ -42,6 +42,11 @@ SETFIT_MOST = 32
 BUDGETS = (8, 32, 128, None)
 
 
+HEADS = ("topic micro-F1", "topic macro-F1", "stance given topic", "stance end to end", "topic ECE")
+# Of labels without stances.
+_UNTOLD = {"value": None, "interval": [None, None]}
+
+
 class Row(NamedTuple):
     """The measures of one classifier; times in seconds and, for batches of 1 and of 64, in milliseconds a paragraph."""
 
@@ -120,18 +125,17 @@ def few(split: Split, budget: int | None, seed: int) -> Split:
 
 
 def figures_of(row: Row) -> Iterator[dict[str, Any]]:
-    topics, stance = row.metrics["topics"], row.metrics["stance"]
+    topics, stance = row.metrics["topics"], row.metrics.get("stance")
     yield from (topics["micro"]["f1"], topics["macro"]["f1"])
-    yield from (stance["given_topic"]["macro_f1"], stance["end_to_end"]["macro_f1"], topics["ece"])
+    for given in ("given_topic", "end_to_end"):
+        yield stance[given]["macro_f1"] if stance else _UNTOLD
+    yield topics["ece"]
 
 
-def table(rows: dict[str, Row]) -> Iterator[str]:
-    heads = ("topic micro-F1", "topic macro-F1", "stance given topic", "stance end to end", "topic ECE")
-    yield f"{'':<14}" + "".join(f"{head:<24}" for head in heads) + "fit s   ms at 1  at 64     MB"
-    for name, row in rows.items():
-        cells = "".join(f"{text_figure(figure):<24}" for figure in figures_of(row))
-        one, many = row.milliseconds
-        yield f"{name:<14}{cells}{row.seconds:5.0f}  {one:8.2f}{many:7.2f}{row.megabytes:7.0f}"
+def line(name: str, row: Row) -> str:
+    cells = "".join(f"{text_figure(figure):<24}" for figure in figures_of(row))
+    one, many = row.milliseconds
+    return f"{name:<14}{cells}{row.seconds:5.0f}  {one:8.2f}{many:7.2f}{row.megabytes:7.0f}"
 
 
 def plot(curves: dict[str, dict[int, list[Row]]], path: Path) -> None:
@@ -150,8 +154,15 @@ def plot(curves: dict[str, dict[int, list[Row]]], path: Path) -> None:
     print(f"{path}: how accuracy grows with labels")
 
 
-def run(name: str, split: Split, arguments: argparse.Namespace) -> Row:
-    return (peer if name in PEERS else ours)(name, split, arguments)
+def run(name: str, split: Split, arguments: argparse.Namespace) -> Row | None:
+    """Return a row, None for a peer that failed, whose own words are on standard error."""
+    if name not in PEERS:
+        return ours(name, split, arguments)
+    try:
+        return peer(name, split, arguments)
+    except subprocess.CalledProcessError as error:
+        print(f"{name:<14}failed, exit code {error.returncode}", flush=True)
+        return None
 
 
 def main() -> None:
@@ -181,10 +192,16 @@ def main() -> None:
         parser.error("--encoder: a checkpoint is needed for what was named with --only")
     if arguments.peer_python is None and {*names} & {"fasttext", "setfit"}:
         parser.error("--peer-python: needed for what was named with --only")
+    if names == ["setfit"] and arguments.curves is None:
+        parser.error("setfit: on all labels it takes hours without a GPU; --curves fits it on a few")
     split = read(arguments.folder)
     print(f"{arguments.folder.name}: fitted on {len(split.fitted):,}, measured on {len(split.kept):,} paragraphs")
-    whole = {name: run(name, split, arguments) for name in tqdm(names, disable=None) if name != "setfit"}
-    print("\n".join(table(whole)), flush=True)
+    print(f"{'':<14}" + "".join(f"{head:<24}" for head in HEADS) + "fit s   ms at 1  at 64     MB")
+    whole = {}
+    for name in tqdm(names, disable=None):
+        if name != "setfit" and (row := run(name, split, arguments)):
+            whole[name] = row
+            print(line(name, row), flush=True)
     if arguments.curves is None:
         return
     curves: dict[str, dict[int, list[Row]]] = {name: {} for name in names}
@@ -194,9 +211,9 @@ def main() -> None:
             if name == "setfit" and budget > SETFIT_MOST:
                 print(f"setfit: not fitted on {budget} labels a class or more, which takes hours without a GPU")
                 continue
-            rows = [run(name, each, arguments) for each in drawn]
-            curves[name][len(drawn[0].fitted)] = rows
-            print(f"{budget:>4} a class  {'':2}" + "\n".join(table({name: rows[0]})).partition("\n")[2], flush=True)
+            if rows := [row for each in drawn if (row := run(name, each, arguments))]:
+                curves[name][len(drawn[0].fitted)] = rows
+                print(f"{budget:>4} a class  {'':2}{line(name, rows[0])}", flush=True)
     for name, row in whole.items():
         curves[name][len(split.fitted)] = [row]
     plot(curves, arguments.curves)

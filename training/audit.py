@@ -62,7 +62,7 @@ def audit(examples: Sequence[Example], near: Near, seen: OutOfFold, ids: Sequenc
     -------
     dict
         ``examples``: how many. ``likely_mislabels``, ``conflicts``, ``near_duplicates``: each ``{"count", "listed"}``,
-        at most ``LISTED`` of them, the worst first. ``agreement``: see :func:`agreement`.
+        at most ``LISTED`` of them, likely mislabels with the worst first. ``agreement``: see :func:`agreement`.
     """
     mislabels = likely_mislabels(seen, ids)
     conflicts = _conflicts(examples, near)

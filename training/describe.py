@@ -122,10 +122,16 @@ def seal(
             "What is fine-tuned was taken over from the version before, as it was: where that was fitted on rows that "
             "are held out only now, the metrics are too high."
         )
-    if scorer.model.features.encoder is not None and scorer.model.features.encoder.spec.tuned is not None:
+    encoder = scorer.model.features.encoder
+    if scorer.pairs is not None or (encoder is not None and encoder.spec.tuned is not None):
         warnings.append(
-            "Thresholds, bands and label agreement are those of the heads over n-grams, out of fold; the scores are of "
-            "the blend of those with the fine-tuned encoder."
+            "Thresholds, bands and label agreement are those of the heads, out of fold; the scores are of the blend of "
+            "those with what was fine-tuned."
+        )
+    if scorer.pairs is not None and scorer.pairs.spec.zero_shot:
+        warnings.append(
+            f"Without labels, and so scored by their wording alone: {', '.join(scorer.pairs.spec.zero_shot)}. Their "
+            "threshold was fitted on other topics; nobody has checked it on these."
         )
     drawn = report.draw(manifest, taxonomy, scorer.model, measured.scores, measured.curve)
     files[CARD] = report.model_card(manifest, taxonomy, warnings, measured.audit).encode()

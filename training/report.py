@@ -47,6 +47,11 @@ def topic_rows(manifest: Manifest) -> list[tuple[str, ...]]:
 TOPIC_HEADER = ("topic", "held out", "precision", "recall", "F1", "threshold")
 
 
+def _intervals(manifest: Manifest) -> str:
+    interval = manifest.metrics["interval"]
+    return f"{100 * interval['level']:.0f} % intervals over {interval['unit']}s"
+
+
 def model_card(manifest: Manifest, taxonomy: Taxonomy, warnings: Sequence[str], audit: Mapping[str, Any]) -> str:
     """Return the model card, Markdown, headed as in Mitchell et al. (2019), "Model Cards for Model Reporting"."""
     counts = manifest.counts
@@ -77,7 +82,7 @@ def model_card(manifest: Manifest, taxonomy: Taxonomy, warnings: Sequence[str], 
         "pairs of near-duplicates labelled differently.",
         "",
         "## Metrics",
-        "On the held-out part, which neither weights nor calibration nor thresholds have seen; 95 % intervals."
+        f"On the held-out part, which neither weights nor calibration nor thresholds have seen; {_intervals(manifest)}."
         if measured
         else "Nothing was held out, so nothing was measured.",
         "",
@@ -212,7 +217,7 @@ def report_page(
     if manifest.metrics:
         parts += [
             "<h2>How good it is</h2>",
-            "<p>On the held-out part; in brackets 95 % intervals.</p>",
+            f"<p>On the held-out part; in brackets {_intervals(manifest)}.</p>",
             _table(("metric", "value"), headline(manifest.metrics)),
             "<h2>Topic by topic</h2>",
             _table(TOPIC_HEADER, topic_rows(manifest)),
