@@ -10,6 +10,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from service.body import IS_HERE, late
 from service.express import PATH, STATE, Asked, Express
 from service.observe import Entry
+from service.stream import ABORT
 
 HEAD_SECONDS = 10.0
 # Bytes; twice what may come at once, of which the first part may be the end of another request's body.
@@ -64,7 +65,7 @@ class Protocol(HttpToolsProtocol):
         self._beside += len(data)
         super().data_received(data)
         if self._beside > _LONGEST_HEAD:
-            self.transport.close()
+            self._close()
         # Most heads and bodies come whole, and need no timer.
         if self._is_in_head:
             self._expect(HEAD_SECONDS)
@@ -84,7 +85,7 @@ class Protocol(HttpToolsProtocol):
         self._came()
         self._lane = self._express()
         if self._lane is None:
-            super().on_headers_complete()
+            self._go_on()
         else:
             self.cycle = self._lane  # type: ignore[assignment]  # it stands in the place of one
 
@@ -144,9 +145,14 @@ class Protocol(HttpToolsProtocol):
         self._lane = None
         self.cycle = None  # type: ignore[assignment]  # as before the first request
         self.scope["stancery"] = lane.entry.fields  # type: ignore[typeddict-unknown-key]  # a key of ours
-        super().on_headers_complete()
+        self._go_on()
         self.cycle.body = lane.body
         self.on_message_complete()
+
+    def _go_on(self) -> None:
+        """Make a request of ASGI of the one whose head is here."""
+        self.scope[ABORT] = self.transport.abort  # type: ignore[literal-required]  # a key of ours
+        super().on_headers_complete()
 
     def _answer(self, lane: _Lane) -> None:
         if lane.disconnected or lane.asked is None:
@@ -174,7 +180,7 @@ class Protocol(HttpToolsProtocol):
         self.transport.write(answer)
         lane.response_complete = True
         if not lane.keep_alive:
-            self.transport.close()
+            self._close()
         if self.pipeline:
             self.on_response_complete()
             return
@@ -185,6 +191,8 @@ class Protocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         self._last = self.loop.time()
+        if self.transport.is_closing():
+            self._let_go()
         super().on_response_complete()
 
     def _wait(self) -> None:
@@ -199,11 +207,20 @@ class Protocol(HttpToolsProtocol):
             if left > 0:
                 self._idle = self.loop.call_later(left, self._is_idle)
             else:
-                self.transport.close()
+                self._close()
 
     def _expect(self, seconds: float) -> None:
         if self._deadline is None:
             self._deadline = self.loop.call_later(seconds, self._give_up)
+
+    def _close(self) -> None:
+        self.transport.close()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Give up what a client that is to go does not take: until it is sent the connection would stay."""
+        if self.transport.get_write_buffer_size():
+            self.loop.call_later(HEAD_SECONDS, self.transport.abort)
 
     def _came(self) -> None:
         if self._deadline is not None:
@@ -217,6 +234,4 @@ class Protocol(HttpToolsProtocol):
         lane = self._lane
         if lane is not None and lane.more_body:
             self._fail(lane, late(lane.express.body_seconds))
-            self.transport.close()
-        else:
-            self.transport.close()
+        self._close()

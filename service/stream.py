@@ -26,6 +26,8 @@ MEDIA_TYPE = "application/x-ndjson"
 _BATCH = 1024
 # Where a paragraph takes milliseconds a batch must not keep a thread from others for long.
 _SLOW_BATCH = 16
+# Where the scope of ASGI has what cuts the connection.
+ABORT = "stancery.abort"
 _FIELDS = ParagraphIn.__struct_fields__
 _decoder = msgspec.json.Decoder(str | ParagraphIn)
 _encoder = msgspec.json.Encoder()
@@ -76,7 +78,7 @@ class StreamResponse(Response):
         self._pool = pool
         self._count = count
 
-    async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         spool = Spool(self._settings.stream_spool_bytes)
         headers = [(b"content-type", MEDIA_TYPE.encode())]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -90,8 +92,11 @@ class StreamResponse(Response):
                     await self._send(send, {"type": "http.response.body", "body": data, "more_body": True}, spool)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         except* (Stalled, ConnectionError):
-            # The connection breaks off without its closing chunk, so a cut answer cannot be taken for a whole one.
+            # The connection breaks off without its closing chunk, so a cut answer cannot be taken for a whole one, and
+            # at once: what the client does not take would keep it open.
             log.info("stream broken off")
+            if abort := scope.get(ABORT):
+                abort()
         finally:
             spool.close()
 

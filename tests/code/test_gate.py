@@ -6,10 +6,12 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from models.bundle import read_holdout, read_manifest
 from models.errors import BundleError
+from models.scorer import Scorer, TopicRule
 from models.taxonomy import read_taxonomy
 from tests.conftest import write_small
 from training.gate import FEW, MARGINS, check, difference_interval, judge, load_champion
@@ -112,6 +114,29 @@ def test_a_figure_may_fall_by_its_margin_and_by_chance(
     assert MARGINS["stance macro-F1"] == 0.02
     made = check("held_out", "stance macro-F1", topic, 40, 0.80, challenger, interval)
     assert made.passed is passed
+
+
+def test_what_is_claimed_of_a_topic_that_no_row_has_counts(champion: Path) -> None:
+    beaten, manifest = load_champion(champion), read_manifest(champion)
+    scorer = beaten.bundle.scorer
+    rows = [example for example in beaten.rows if "cats" not in example.topics]
+    everywhere = {name: TopicRule(0.0, 0.0) if name == "cats" else rule for name, rule in scorer.rules.topics.items()}
+    flooded = Scorer(scorer.taxonomy, msgspec.structs.replace(scorer.rules, topics=everywhere), scorer.model)
+    gate = judge(beaten._replace(rows=rows), flooded, manifest, rows)
+    failed = {(made.rows, made.metric) for made in gate.checks if made.passed is False}
+    assert {("frozen", "topic micro-F1"), ("held_out", "topic micro-F1")} <= failed, gate.checks
+    assert not any(metric == "topic macro-F1" for _, metric in failed)
+
+
+def test_rows_that_the_champion_may_have_been_fitted_on_judge_nobody(champion: Path) -> None:
+    beaten, manifest = load_champion(champion), read_manifest(champion)
+    fewer = msgspec.structs.replace(beaten.bundle.manifest, settings=manifest.settings | {"holdout": 0.2})
+    shy = beaten._replace(bundle=beaten.bundle._replace(manifest=fewer), rows=beaten.rows[:1])
+    gate = judge(shy, beaten.bundle.scorer, manifest, beaten.rows)
+    kept = holdout([example.group for example in beaten.rows], 0.2)
+    kept[0] = True
+    assert 1 < kept.sum() < len(kept) and gate.rows["held_out"] == kept.sum()
+    assert any(note.startswith(f"{(~kept).sum()} of the rows held out now are left out") for note in gate.notes)
 
 
 def test_few_labels_are_not_judged(champion: Path) -> None:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.taxonomy import Taxonomy, Topic, read_taxonomy
+from service.importing import Faulty, read
 from service.labels.reading import FORMATS, Label, Reading, read_labels
 from tests.conftest import TAXONOMY
 
@@ -101,6 +102,17 @@ def test_every_fault_of_every_line_is_told(taxonomy: Taxonomy) -> None:
 def test_a_hundred_faults_are_listed_and_the_rest_counted(taxonomy: Taxonomy) -> None:
     faults = read_labels(jsonl({"text": "a", "topics": {}}, *["x" * 500] * 250), taxonomy).faults
     assert (len(faults), faults[-1], "xxx" in str(faults)) == (101, "and 150 more", False)
+
+
+def test_faults_of_names_are_listed_and_counted_beside_the_others(taxonomy: Taxonomy) -> None:
+    rows = jsonl(*[{"text": f"t{n}", "topics": {}, "speaker": "s" * 300} for n in range(250)], *["x"] * 250)
+    with pytest.raises(Faulty) as caught:
+        read(rows, taxonomy)
+    assert (len(caught.value.faults), caught.value.faults[100], caught.value.faults[-1]) == (
+        202,
+        "and 150 more",
+        "and 150 more",
+    )
 
 
 def test_a_stance_on_a_topic_without_a_proposition_is_a_fault() -> None:

@@ -110,6 +110,17 @@ def test_a_form_filled_in_by_the_hundred_stands_on_one_side() -> None:
     assert split.held.any() and not split.fitted[:120].any()
 
 
+def test_a_form_whose_words_change_once_stands_on_one_side() -> None:
+    form = (
+        "In its bulletin of {} the water board wrote that the level at gauge {} had not changed since the week before."
+    )
+    texts = [form.format(year, gauge) for year in (2023, 2024) for gauge in range(120)]
+    other = "A quite different story about the price of bread in a town where nobody expected any change."
+    near = splits.near_duplicates([*texts, other])
+    shadows = splits.shadows(near, np.arange(241) == 200)
+    assert shadows.tolist() == [index not in (200, 240) for index in range(241)]
+
+
 def test_half_of_a_tie_is_no_threshold() -> None:
     assert best_f1(np.array([0.5, 0.5]), np.array([True, False])) == pytest.approx(2 / 3)
 
@@ -224,6 +235,11 @@ def test_scores_that_tell_nothing_apart_make_no_threshold() -> None:
     assert threshold_of(np.full(4, 0.25), present, 1.0) == 1.0
     assert threshold_of(np.array([0.9, 0.1, 0.1, 0.1]), present, 1.0) == 0.5
     assert threshold_of(np.empty(0), np.empty(0, dtype=bool), 0.5) == 0.5
+    # Scores all about as high as a topic is rare, and one below them.
+    hardly, rare = np.append(np.full(10_000, 0.002), 1e-4), np.zeros(10_001, dtype=bool)
+    rare[:20] = True
+    assert 1e-4 < best_f1(hardly, rare) / 2 < 0.002
+    assert threshold_of(hardly, rare, 1.0) == 1.0
 
 
 def test_a_family_that_has_no_encoder_takes_none(tmp_path: Path) -> None:

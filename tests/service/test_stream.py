@@ -80,7 +80,7 @@ def test_a_client_that_sends_everything_first_gets_everything_and_memory_stays_f
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
-        assert len(stream(server, body)) == 9000
+        assert [line["line"] for line in stream(server, body)] == list(range(1, 9001))
     finally:
         done.set()
         watcher.join()
@@ -109,7 +109,7 @@ def test_a_client_that_stands_still_is_given_up(bundle_path: Path, seeds: list[E
             try:
                 for _ in range(400):
                     connection.sendall(line * 200)
-            except (ConnectionError, TimeoutError):
+            except ConnectionError:
                 pass
             else:
                 raise AssertionError("the server took everything from a client that reads nothing")

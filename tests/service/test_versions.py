@@ -237,6 +237,31 @@ def test_a_service_outlives_the_shell_that_started_it(two: Two, tmp_path: Path) 
         os.kill(pid, signal.SIGTERM)
 
 
+def test_a_damaged_bundle_is_not_made_active(two: Two, tmp_path: Path) -> None:
+    home, elsewhere = tmp_path / "fresh", tmp_path / "image"
+    shutil.copytree(two.path(two.first), elsewhere)
+    sound = (elsewhere / "weights.safetensors").read_bytes()
+    (elsewhere / "weights.safetensors").write_bytes(sound[:-1])
+    database, asked = Database(None, home), Settings(home=home, bundle=elsewhere)
+    with pytest.raises(StanceryError, match="damaged"):
+        first_bundle(asked, database)
+    (elsewhere / "weights.safetensors").write_bytes(sound)
+    assert first_bundle(asked, database).manifest.version == two.first.manifest.version
+    database.close()
+
+
+def test_a_bundle_that_was_moved_is_activated_where_it_lies(two: Two) -> None:
+    database = Database(None, two.home)
+    first_bundle(settings(two), database)
+    moved = two.home / "bundles" / "moved"
+    two.path(two.first).rename(moved)
+    os.utime(moved / "manifest.json", (2e9, 2e9))
+    done = stancery("models", "activate", "newest", "--home", str(two.home))
+    assert done.returncode == 0, done.stderr
+    assert first_bundle(settings(two), database).path == moved
+    database.close()
+
+
 def test_a_bundle_from_elsewhere_is_brought_home_and_outlives_its_source(two: Two, tmp_path: Path) -> None:
     home, elsewhere = tmp_path / "home", tmp_path / "image"
     shutil.copytree(two.path(two.first), elsewhere)

@@ -153,6 +153,29 @@ def test_an_export_shows_one_moment(database: Database) -> None:
     assert [example.topics for example in corpus.examples(database, moment)] == [{"tea": "favor"}]
 
 
+def test_a_long_transaction_locks_nobody_out_who_reads(database: Database) -> None:
+    add(database, says({"tea": "favor"}))
+    with database.writing() as connection:
+        corpus.add(connection, [says({}, text=f"{number} {'x' * 2_000}") for number in range(3_000)], "test")
+        assert [example.topics for example in export(database)] == [{"tea": "favor"}]
+
+
+def test_disagreements_are_looked_for_page_by_page(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpus, "_PAGE", 2)
+    for number in range(5):
+        add(
+            database,
+            says({}, text=f"{number}"),
+            says({"tea": None}, text=f"{number}", by="bob" if number % 2 else "ann"),
+        )
+    found, after = [], 0
+    with database.reading() as connection:
+        while (page := corpus.disagreements(connection, 10, after)).last is not None:
+            found.append((page.disputed, [conflict.text for conflict in page.listed]))
+            after = page.last
+    assert found == [(1, ["1"]), (1, ["3"]), (0, [])]
+
+
 def test_a_transaction_that_fails_leaves_nothing(database: Database) -> None:
     with pytest.raises(RuntimeError), database.writing() as connection:
         corpus.add(connection, [says({})], "test")
