@@ -200,6 +200,13 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
+def _is_ready(server: Server) -> bool:
+    try:
+        return server.request("/readyz").status == 200
+    except (urllib.error.URLError, ConnectionError):
+        return False
+
+
 @contextmanager
 def serving(bundle: Path, log: Path, *arguments: str) -> Iterator[Server]:
     """Start ``stancery serve`` and wait until it is ready; stop it in the end."""
@@ -211,16 +218,13 @@ def serving(bundle: Path, log: Path, *arguments: str) -> Iterator[Server]:
         process = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT)
     server = Server(port, process, log)
     try:
-        for _ in range(200):
+        until = time.monotonic() + 60
+        while not _is_ready(server):
             if process.poll() is not None:
                 raise AssertionError(f"the server ended: {log.read_text()}")
-            try:
-                if server.request("/readyz").status == 200:
-                    break
-            except (urllib.error.URLError, ConnectionError):
-                time.sleep(0.05)
-        else:
-            raise AssertionError(f"the server did not get ready: {log.read_text()}")
+            if time.monotonic() > until:
+                raise AssertionError(f"the server did not get ready: {log.read_text()}")
+            time.sleep(0.05)
         yield server
     finally:
         process.terminate()

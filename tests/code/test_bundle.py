@@ -18,8 +18,8 @@ from models.errors import BundleError
 
 
 @pytest.fixture
-def copy(small: Callable[..., Path], tmp_path: Path) -> Path:
-    return Path(shutil.copytree(small(), tmp_path / "copy"))
+def copy(shared_small: Callable[..., Path], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(shared_small(), tmp_path / "copy"))
 
 
 def seal(bundle: Path, change: Callable[[dict[str, object]], object]) -> None:

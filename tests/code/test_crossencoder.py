@@ -9,6 +9,7 @@ import subprocess
 import sys
 import weakref
 from copy import copy
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -189,7 +190,12 @@ def test_without_a_checkpoint_or_a_champion_there_is_nothing_to_tune(folder: Pat
         run(folder / "examples.jsonl", folder / "taxonomy.toml", tmp_path / "bundle", Options("crossencoder", jobs=1))
 
 
-def test_where_no_held_row_has_a_stance_the_heads_stand_alone(folder: Path, checkpoint: Path, tmp_path: Path) -> None:
+def test_where_no_held_row_has_a_stance_the_heads_stand_alone(
+    folder: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from training.pairs import PairRecipe
+
+    monkeypatch.setattr("training.pairs.PairRecipe", partial(PairRecipe, epochs=1))
     taxonomy = read_taxonomy(folder / "taxonomy.toml")
     examples = read_examples(folder / "examples.jsonl", taxonomy)
     held = splits.folds([example.group for example in examples], 10, 0) == 0
@@ -231,6 +237,14 @@ def test_it_is_served_without_torch(bundle: Bundle, tmp_path: Path) -> None:
         answer = server.post("/v1/classify", {"text": TEXT, "topics": ["rain"]}).json
         found = {each["topic"]: each.get("zero_shot", False) for each in answer["results"][0]["topics"]}
         assert found["rain"] and not found["tea"]
+        # Out of the heads' reach, and read all the same.
+        text = "Rain fell on street 7 and the bus was late again."
+        (result,) = server.classify(text, topics=["tea"])
+    score = {each["topic"]: each["score"] for each in result["topics"]}["tea"]
+    scorer = load_bundle(bundle.path).scorer
+    assert score != scorer.topic_scores([text])[0, 0]
+    scorer.exact = True
+    assert score == pytest.approx(scorer.topic_scores([text])[0, 0])
 
 
 def test_a_transformer_without_segments_is_read(bundle: Bundle, encoder: Encoder) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.paragraphs import split_paragraphs, text_fault
@@ -44,6 +44,7 @@ def test_rules_and_stars_are_no_paragraphs() -> None:
     assert texts(f"{FIRST}\n\n* * *\n\n{SECOND}\n———") == [FIRST, SECOND]
 
 
+@settings(deadline=None)
 @given(st.text(alphabet=st.characters(blacklist_categories=("Cs",)), max_size=400))
 def test_every_paragraph_is_a_slice_and_no_letter_is_lost(article: str) -> None:
     found = split_paragraphs(article)

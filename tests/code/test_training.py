@@ -46,8 +46,8 @@ def test_labels_without_stance_or_a_taxonomy_without_propositions_make_a_topic_c
         assert "stance" not in bundle.manifest.metrics
 
 
-def test_another_domain_needs_no_line_of_code(small: Callable[..., Path]) -> None:
-    scorer = load_bundle(small()).scorer
+def test_another_domain_needs_no_line_of_code(shared_small: Callable[..., Path]) -> None:
+    scorer = load_bundle(shared_small()).scorer
     for mood, stance in (("splendid and fair", "favor"), ("dreadful and wrong", "against")):
         result = scorer.classify(f"The whisker by the paw in town 9 was {mood}.")
         assert [(topic.topic, topic.stance and topic.stance.label) for topic in result.topics] == [("cats", stance)]

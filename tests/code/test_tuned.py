@@ -241,8 +241,11 @@ def test_it_is_served_without_torch(bundle: Bundle, tmp_path: Path) -> None:
 
 
 def test_with_few_present_topics_the_heads_stand_alone_however_many_are_absent(
-    folder: Path, checkpoint: Path, tmp_path: Path
+    folder: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from training.finetuning import Recipe
+
+    monkeypatch.setattr("training.texts.recipe_for", lambda _, **given: Recipe(epochs=1, **given))
     rows = (folder / "examples.jsonl").read_text().splitlines()
     rows += [
         json.dumps({"text": f"Train {number} left platform {number % 9}.", "topics": {}, "document_id": f"t{number}"})

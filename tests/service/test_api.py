@@ -165,11 +165,12 @@ def test_answers_belong_to_their_requests_under_load(server: Server, seeds: list
 
 def test_a_stop_answers_what_is_in_flight(bundle_path: Path, seeds: list[Example], tmp_path: Path) -> None:
     texts = [example.text for example in seeds[:1000]]
-    with serving(bundle_path, tmp_path / "log") as server, concurrent.futures.ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(server.post, "/v1/classify", {"paragraphs": texts})
-        time.sleep(0.3)
+    with serving(bundle_path, tmp_path / "log") as server, concurrent.futures.ThreadPoolExecutor(8) as pool:
+        answers = [pool.submit(server.post, "/v1/classify", {"paragraphs": texts}) for _ in range(8)]
+        # By the first answer all have come, and most wait for their turn.
+        next(concurrent.futures.as_completed(answers))
         server.process.send_signal(signal.SIGTERM)
-        assert len(answer.result(60).json["results"]) == len(texts)
+        assert [len(answer.result(60).json["results"]) for answer in answers] == [len(texts)] * 8
         assert server.process.wait(20) in {0, -signal.SIGTERM}
 
 

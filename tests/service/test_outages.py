@@ -44,13 +44,13 @@ class Reached(NamedTuple):
 
 @pytest.fixture(scope="module")
 def reached(
-    small: Callable[..., Path], new_postgres: Callable[[], str], tmp_path_factory: pytest.TempPathFactory
+    shared_small: Callable[..., Path], new_postgres: Callable[[], str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Reached]:
     url = new_postgres()
     proxy = Proxy(url)
     log = tmp_path_factory.mktemp("outages") / "log"
     try:
-        with serving(small(), log, "--database-url", proxy.url, "--workers", "2") as server:
+        with serving(shared_small(), log, "--database-url", proxy.url, "--workers", "2") as server:
             yield Reached(server, proxy, url)
     finally:
         proxy.close()

@@ -20,8 +20,8 @@ TEXT = "The kettle by the cup in town {} was splendid and fair."
 
 
 @pytest.fixture(scope="module")
-def small_bundle(small: Callable[..., Path]) -> Path:
-    return small()
+def small_bundle(shared_small: Callable[..., Path]) -> Path:
+    return shared_small()
 
 
 @pytest.fixture(scope="module")

@@ -11,12 +11,14 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 from anyio import CapacityLimiter
 
+from benchmarks.drills.harness import wait_for
 from models.bundle import Bundle, load_bundle
 from models.errors import StanceryError
 from service.access import Keys
@@ -225,14 +227,23 @@ def test_a_version_that_is_damaged_cannot_be_named(two: Two, server: Server) -> 
 
 def test_a_service_outlives_the_shell_that_started_it(two: Two, tmp_path: Path) -> None:
     port, home = free_port(), two.home
-    command = f"{sys.executable} -m stancery serve --home {home} --port {port} > {tmp_path / 'log'} 2>&1 & echo $!"
-    started = subprocess.run(["sh", "-c", command], cwd=ROOT, capture_output=True, text=True, check=True)
-    pid = int(started.stdout)
+    serve = f"{sys.executable} -m stancery serve --home {home} --port {port} > {tmp_path / 'log'} 2>&1"
+    command = ["sh", "-c", f"{serve} & echo $!; read line"]
+    shell = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert shell.stdout is not None
+    pid = int(shell.stdout.readline())
+
+    def is_ready() -> bool:
+        with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz") as answer:
+            return bool(answer.status == 200)
+        return False
+
     try:
+        wait_for(is_ready, 60, "a service that is ready")
+        shell.communicate("\n")
         # Longer than a worker takes to see that its supervisor is gone.
-        time.sleep(4)
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz") as answer:
-            assert answer.status == 200
+        time.sleep(2.5)
+        assert is_ready()
     finally:
         os.kill(pid, signal.SIGTERM)
 
