@@ -15,13 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import joblib
+import msgspec
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
 import stancery
 from models.bundle import Bundle
-from models.examples import Example
+from models.examples import Example, read_examples
+from models.taxonomy import read_taxonomy
 from tests.conftest import ROOT, SEEDS, TAXONOMY, write_small
 
 
@@ -225,6 +227,21 @@ def test_a_dry_run_of_an_import_shows_how_the_file_was_read(tmp_path: Path) -> N
     assert "off topic            1" in told and "skipped              1  unlabelled" in told
     assert "  row 4 (line 5): tea, cats: favor: 'Café façade.'\n  row 1 (line 2): tea: against: 'Plain.'\n" in told
     assert told.endswith("  row 2 (line 3): off topic: 'Rain.'\nnothing was changed\n")
+
+
+def test_labels_come_in_once_and_go_out_as_they_are(tmp_path: Path) -> None:
+    write_small(tmp_path)
+    home, rows, out = ("--home", str(tmp_path)), tmp_path / "examples.jsonl", tmp_path / "out.jsonl"
+    count = len(rows.read_text().splitlines())
+    taxonomy = ("--taxonomy", str(tmp_path / "taxonomy.toml"))
+    for told in ("new", "duplicate"):
+        done = run("labels", "import", str(rows), *taxonomy, *home)
+        assert done.returncode == 0 and f"{told:<19}{count}\n" in done.stdout.decode(), done
+    done = run("labels", "export", "-o", str(out), *home)
+    assert done.returncode == 0, done.stderr
+    known = read_taxonomy(tmp_path / "taxonomy.toml")
+    sent, kept = ([msgspec.structs.replace(each, id="") for each in read_examples(path, known)] for path in (rows, out))
+    assert kept == sent and len(sent) == count
 
 
 def test_python_users_get_what_http_users_get(bundle_path: Path, bundle: Bundle) -> None:

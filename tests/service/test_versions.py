@@ -13,7 +13,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from anyio import CapacityLimiter
@@ -28,6 +28,7 @@ from service.serving import Serving, first_bundle
 from service.settings import Settings
 from service.store import versions
 from service.store.database import Database
+from tests.code.test_bundle import seal
 from tests.conftest import ROOT, Answer, Server, free_port, serving
 
 TEXT = "The kettle by the leaf in town was splendid and fair."
@@ -258,6 +259,20 @@ def test_a_damaged_bundle_is_not_made_active(two: Two, tmp_path: Path) -> None:
         first_bundle(asked, database)
     (elsewhere / "weights.safetensors").write_bytes(sound)
     assert first_bundle(asked, database).manifest.version == two.first.manifest.version
+    database.close()
+
+
+def test_a_bundle_that_scores_otherwise_than_it_says_does_not_serve(two: Two, tmp_path: Path) -> None:
+    lying = tmp_path / "lying"
+    shutil.copytree(two.path(two.first), lying)
+
+    def tell_otherwise(manifest: dict[str, Any]) -> None:
+        manifest["canaries"][0]["topics"][0] += 0.1
+
+    seal(lying, tell_otherwise)
+    database = Database(None, tmp_path / "fresh")
+    with pytest.raises(StanceryError, match="canary"):
+        first_bundle(Settings(home=tmp_path / "fresh", bundle=lying), database)
     database.close()
 
 
