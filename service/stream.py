@@ -46,16 +46,17 @@ class Options(NamedTuple):
     explain: bool
 
 
-class Line(NamedTuple):
-    """A line of the body by its number from 1; ``data`` is None where it was longer than allowed."""
+class Batch(NamedTuple):
+    """Lines of the body, the number of the first, from 1, and the lines, None for those longer than allowed."""
 
-    number: int
-    data: bytes | None
+    first: int
+    lines: list[bytes | None]
 
 
 class _Asked(NamedTuple):
-    """A paragraph that can be labelled."""
+    """A paragraph that can be labelled, on the line of that number."""
 
+    line: int
     id: str
     text: str
 
@@ -109,7 +110,7 @@ class StreamResponse(Response):
             await answers.put(tasks.create_task(self._answered(batch)))
         await answers.put(None)
 
-    async def _answered(self, batch: list[Line]) -> bytes:
+    async def _answered(self, batch: Batch) -> bytes:
         return await asyncio.get_running_loop().run_in_executor(self._pool, self._answer, batch)
 
     async def _collect(self, answers: _Answers, spool: Spool) -> None:
@@ -146,8 +147,9 @@ class StreamResponse(Response):
         finally:
             sending.cancel()
 
-    def _answer(self, batch: list[Line]) -> bytes:
-        asked = [self._read(line) for line in batch]
+    def _answer(self, batch: Batch) -> bytes:
+        numbered = enumerate(batch.lines, batch.first)
+        asked = [self._read(line, data) for line, data in numbered if data is None or data.strip()]
         sound = [each for each in asked if isinstance(each, _Asked)]
         results = self._bundle.scorer.classify_all(
             [each.text for each in sound],
@@ -157,30 +159,30 @@ class StreamResponse(Response):
         )
         version, labelled = self._bundle.manifest.version, iter(results)
         answers = [
-            StreamLine(line.number, each.id, version, result=next(labelled)) if isinstance(each, _Asked) else each
-            for line, each in zip(batch, asked, strict=True)
+            StreamLine(each.line, each.id, version, result=next(labelled)) if isinstance(each, _Asked) else each
+            for each in asked
         ]
         self._count(answers)
         return _encoder.encode_lines(answers)
 
-    def _read(self, line: Line) -> _Asked | StreamLine:
+    def _read(self, line: int, data: bytes | None) -> _Asked | StreamLine:
         """Return what a line asks for, or what is wrong with it."""
         id = None
         try:
-            paragraph = self._decode(line)
+            paragraph = self._decode(data)
             id = paragraph.id
             self._check(paragraph)
         except Problem as problem:
             version = self._bundle.manifest.version
-            return StreamLine(line.number, None if id_fault(id) else id, version, error=problem.body)
-        return _Asked(f"p{line.number}" if id is None else id, paragraph.text)
+            return StreamLine(line, None if id_fault(id) else id, version, error=problem.body)
+        return _Asked(line, f"p{line}" if id is None else id, paragraph.text)
 
-    def _decode(self, line: Line) -> ParagraphIn:
-        if line.data is None:
+    def _decode(self, data: bytes | None) -> ParagraphIn:
+        if data is None:
             limit = self._settings.max_body_bytes
             raise Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"line: longer than {limit:,} bytes, which is the limit")
         try:
-            item = _decoder.decode(line.data)
+            item = _decoder.decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise undecodable(error, _FIELDS) from None
         return ParagraphIn(item) if isinstance(item, str) else item
@@ -192,9 +194,12 @@ class StreamResponse(Response):
             raise invalid("text", fault)
 
 
-async def _batches(receive: Receive, limit: int, size: int) -> AsyncIterator[list[Line]]:
-    """Yield the body's lines that are not blank, as they come in, at most `size` at once."""
-    number, pending, skipping, more = 0, bytearray(), False, True
+async def _batches(receive: Receive, limit: int, size: int) -> AsyncIterator[Batch]:
+    """Yield the body's lines as they come in, at most `size` at once.
+
+    Next to nothing is done here for a line: meanwhile the threads that score wait for Python's lock.
+    """
+    number, pending, skipping, more = 1, bytearray(), False, True
     while more:
         message = await receive()
         if message["type"] == "http.disconnect":
@@ -208,19 +213,12 @@ async def _batches(receive: Receive, limit: int, size: int) -> AsyncIterator[lis
         pending += rest
         if not more and (pending or skipping):
             pieces.append(bytes(pending))
-        batch = []
-        for piece in pieces:
-            number += 1
-            if skipping or len(piece) > limit:
-                batch.append(Line(number, None))
-                skipping = False
-            elif piece.strip():
-                batch.append(Line(number, piece))
-            if len(batch) == size:
-                yield batch
-                batch = []
-        if batch:
-            yield batch
+        lines: list[bytes | None] = [piece if len(piece) <= limit else None for piece in pieces]
+        if skipping and lines:
+            lines[0], skipping = None, False
+        for start in range(0, len(lines), size):
+            yield Batch(number + start, lines[start : start + size])
+        number += len(lines)
         if len(pending) > limit:
             # The rest of a line that is too long is thrown away as it comes.
             pending.clear()
