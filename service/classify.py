@@ -15,7 +15,6 @@ from service.schemas import ClassifyRequest, ClassifyResponse, ParagraphIn
 from service.settings import Settings
 
 MAX_ID_CHARS = 256
-_FIELDS = ClassifyRequest.__struct_fields__
 _decoder = msgspec.json.Decoder(ClassifyRequest)
 
 
@@ -25,11 +24,11 @@ def decode(body: bytes, content_type: str) -> ClassifyRequest:
         try:
             return ClassifyRequest(text=body.decode("utf-8-sig"))
         except UnicodeDecodeError as error:
-            raise undecodable(error, _FIELDS) from None
+            raise undecodable(error, ClassifyRequest) from None
     try:
         return _decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise undecodable(error, _FIELDS) from None
+        raise undecodable(error, ClassifyRequest) from None
 
 
 def answer(service: Service, bundle: Bundle, request: ClassifyRequest) -> tuple[bytes, int]:

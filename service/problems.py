@@ -56,15 +56,15 @@ def invalid(field: str, message: str) -> Problem:
     return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, f"{field}: {message}", [Fault(field, message)])
 
 
-def undecodable(error: Exception, allowed: tuple[str, ...]) -> Problem:
+def undecodable(error: Exception, wanted: type[msgspec.Struct]) -> Problem:
     """Return the problem of a body that is not JSON, or not the JSON that is wanted.
 
     Parameters
     ----------
     error : Exception
         What msgspec raised.
-    allowed : tuple of str
-        The names of the fields there are.
+    wanted : type of Struct
+        What the body was to be.
     """
     if isinstance(error, UnicodeDecodeError):
         return Problem(HTTPStatus.BAD_REQUEST, "body: not valid UTF-8", [Fault("body", "not valid UTF-8")])
@@ -75,13 +75,24 @@ def undecodable(error: Exception, allowed: tuple[str, ...]) -> Problem:
     assert match is not None
     message, path = match["message"], (match["path"] or "$").removeprefix("$").removeprefix(".")
     if message.startswith("Invalid enum value"):
-        message = "not one of the allowed values"
+        message = f"must be one of {', '.join(_values(wanted, path))}"
     elif unknown := _UNKNOWN.fullmatch(message):
         # The name of an unknown field is input too: it is given back only where it looks like a name.
         name = unknown[1] if _NAME.fullmatch(unknown[1]) else "(unnamed)"
         path = f"{path}.{name}" if path else name
-        message = f"unknown field; allowed are {', '.join(allowed)}" if path == name else "unknown field"
+        message = "unknown field"
+        if path == name:
+            message = f"unknown field; allowed are {', '.join(wanted.__struct_fields__)}"
     return invalid(path or "body", message)
+
+
+def _values(wanted: type[msgspec.Struct], field: str) -> list[str]:
+    """Return the values that a field may have, which is of a few."""
+    described = msgspec.inspect.type_info(wanted)
+    assert isinstance(described, msgspec.inspect.StructType)
+    (kind,) = (each.type for each in described.fields if each.encode_name == field)
+    kinds = kind.types if isinstance(kind, msgspec.inspect.UnionType) else (kind,)
+    return [str(value) for each in kinds if isinstance(each, msgspec.inspect.LiteralType) for value in each.values]
 
 
 def answer_to(error: Exception) -> Response | None:

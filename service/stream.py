@@ -28,7 +28,6 @@ _BATCH = 1024
 _SLOW_BATCH = 16
 # Where the scope of ASGI has what cuts the connection.
 ABORT = "stancery.abort"
-_FIELDS = ParagraphIn.__struct_fields__
 _decoder = msgspec.json.Decoder(str | ParagraphIn)
 _encoder = msgspec.json.Encoder()
 # Batches that are being scored, in their order; None after the last.
@@ -184,7 +183,7 @@ class StreamResponse(Response):
         try:
             item = _decoder.decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise undecodable(error, _FIELDS) from None
+            raise undecodable(error, ParagraphIn) from None
         return ParagraphIn(item) if isinstance(item, str) else item
 
     def _check(self, paragraph: ParagraphIn) -> None:

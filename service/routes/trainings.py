@@ -38,7 +38,7 @@ async def post_training(request: Request) -> Response:
     try:
         asked = _decoder.decode(body) if body.strip() else TrainingRequest()
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise undecodable(error, TrainingRequest.__struct_fields__) from None
+        raise undecodable(error, TrainingRequest) from None
 
     family = asked.family or service.serving.active.manifest.family
 

@@ -317,6 +317,8 @@ def test_what_is_no_request_for_a_training_is_refused(shared_small: Callable[...
         for body in (b'{"family": "Qzxjw"}', b'{"seed": -1}', b'{"speed": 1}', b"[]"):
             answer = server.request("/v1/trainings", body, {"Content-Type": "application/json"})
             assert answer.status == 422 and b"Qzxjw" not in answer.body, body
+            if b"family" in body:
+                assert answer.json["detail"] == "family: must be one of crossencoder, encoder, linear, tuned"
         assert server.request("/v1/trainings", b"{").status == 400
         for path in ("/v1/trainings/none", "/v1/trainings/none/events"):
             assert server.request(path).status == 404
