@@ -241,11 +241,19 @@ def _done(
     with _pool(job, jobs) as pool:
         for task in chain(first, tasks):
             with _held_interrupt():
-                pending.append(pool.submit(_in_worker, work, task))
+                pending.append(_submitted(pool, work, task))
             if len(pending) > _AHEAD * jobs:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
+
+
+def _submitted(pool: ProcessPoolExecutor, work: Callable[..., T], task: tuple[Any, ...]) -> Future[T]:
+    try:
+        return pool.submit(_in_worker, work, task)
+    except (OSError, ValueError) as error:
+        # A process has died while another was started, whose pipes the pool closed.
+        raise BrokenProcessPool from error
 
 
 @contextmanager

@@ -50,9 +50,9 @@ def started(folder: Path, *arguments: str) -> subprocess.Popen[str]:
 
 
 def workers_of(process: subprocess.Popen[str]) -> list[int]:
-    """Return the processes that score, once there are any."""
+    """Return the processes that score, once both are there: CPython tells of one that dies before in its own words."""
     found: list[int] = []
-    while not found:
+    while len(found) < 2:
         assert process.poll() is None
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         found = [int(pid) for pid in children if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text()]
