@@ -257,6 +257,8 @@ def test_a_damaged_bundle_is_not_made_active(two: Two, tmp_path: Path) -> None:
     database, asked = Database(None, home), Settings(home=home, bundle=elsewhere)
     with pytest.raises(StanceryError, match="damaged"):
         first_bundle(asked, database)
+    with database.reading() as connection:
+        assert versions.wanted(connection) is None and not list(home.glob("bundles/*"))
     (elsewhere / "weights.safetensors").write_bytes(sound)
     assert first_bundle(asked, database).manifest.version == two.first.manifest.version
     database.close()
