@@ -11,6 +11,7 @@ from sqlalchemy import Connection
 from models.errors import InvalidData, shorten
 from models.examples import check_example
 from models.taxonomy import Taxonomy
+from service.labels.gathering import MAX_LISTED
 from service.labels.reading import Label, Reading, UnknownLabel, read_labels
 from service.store import corpus
 from service.store.corpus import Added, Incoming
@@ -18,7 +19,6 @@ from service.store.corpus import Added, Incoming
 MAX_NAME_CHARS = 256
 # The format of what is posted as ``{"annotations": [...]}``.
 OBJECT = "annotations"
-_LISTED = 100
 
 
 class _Batch(msgspec.Struct, forbid_unknown_fields=True):
@@ -126,8 +126,8 @@ def read_object(body: bytes, taxonomy: Taxonomy, *, max_chars: int) -> Reading:
 
 
 def _first(faults: list[str]) -> list[str]:
-    more = len(faults) - _LISTED
-    return [*faults[:_LISTED], f"and {more:,} more"] if more > 0 else faults
+    more = len(faults) - MAX_LISTED
+    return [*faults[:MAX_LISTED], f"and {more:,} more"] if more > 0 else faults
 
 
 def name_faults(label: Label, max_chars: int | None) -> list[str]:

@@ -217,10 +217,13 @@ class Protocol(HttpToolsProtocol):
         self.transport.close()
         self._let_go()
 
-    def _let_go(self) -> None:
-        """Give up what a client that is to go does not take: until it is sent the connection would stay."""
-        if self.transport.get_write_buffer_size():
-            self.loop.call_later(HEAD_SECONDS, self.transport.abort)
+    def _let_go(self, before: int | None = None) -> None:
+        """Give up what a client that is to go has taken nothing of for long: till it is sent the connection stays."""
+        left = self.transport.get_write_buffer_size()
+        if left == before:
+            self.transport.abort()
+        elif left:
+            self.loop.call_later(HEAD_SECONDS, self._let_go, left)
 
     def _came(self) -> None:
         if self._deadline is not None:

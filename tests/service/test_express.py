@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -286,6 +286,45 @@ def in_process(bundle: Path, home: Path) -> Iterator[uvicorn.Server]:
     finally:
         server.should_exit = True
         thread.join(30)
+
+
+def test_who_takes_an_answer_slowly_gets_it_and_who_takes_nothing_is_cut_off(
+    shared_small: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Protocol.connection_made
+
+    def narrow(self: Protocol, transport: Any) -> None:
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
+        made(self, transport)
+
+    # Else the system's buffers hold the whole answer.
+    monkeypatch.setattr(Protocol, "connection_made", narrow)
+    monkeypatch.setattr("service.server.HEAD_SECONDS", 0.5)
+    body = json.dumps({"text": "\n\n".join(f"{number} {'Rain fell. ' * 200}" for number in range(800))}).encode()
+    head = "POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n"
+
+    def took(port: int, first: float, pause: float) -> bytes:
+        """Pause before the first piece and before each other, and return what came."""
+        with socket.socket() as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+            connection.settimeout(20)
+            connection.connect(("127.0.0.1", port))
+            connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+            time.sleep(first)
+            got = bytearray()
+            with suppress(ConnectionError):
+                while True:
+                    time.sleep(pause)
+                    if not (piece := connection.recv(65536)):
+                        break
+                    got += piece
+            return bytes(got)
+
+    with in_process(shared_small(), tmp_path) as server:
+        slowly, late = took(server.config.port, 0.1, 0.05), took(server.config.port, 4.0, 0.0)
+    told = int(slowly.split(b"content-length: ", 1)[1].split(b"\r\n", 1)[0])
+    assert len(slowly.partition(b"\r\n\r\n")[2]) == told > 1_500_000
+    assert len(late) < len(slowly)
 
 
 def test_a_request_leaves_nothing_to_the_garbage_collector(shared_small: Callable[..., Path], tmp_path: Path) -> None:
