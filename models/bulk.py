@@ -9,7 +9,7 @@ import os
 import shutil
 import signal
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
@@ -26,7 +26,6 @@ import msgspec
 from models import tables
 from models.bundle import load_bundle
 from models.errors import InvalidData, StanceryError
-from models.results import Result
 from models.scorer import Scorer
 from models.tables import Row
 
@@ -73,9 +72,16 @@ class Job(msgspec.Struct, frozen=True):
         found.check_topics(self.topics)
         return found
 
-    def label(self, scorer: Scorer, rows: Iterable[Row]) -> Iterator[Result]:
-        for row in rows:
-            yield scorer.classify(row.text, id=row.id, topics=self.topics, explain=self.explain)
+    def label(self, scorer: Scorer, rows: Sequence[Row]) -> bytes:
+        """Return the results of some rows, encoded."""
+        results = scorer.classify_all(
+            [row.text for row in rows],
+            ids=[row.id for row in rows],
+            topics=self.topics,
+            explain=self.explain,
+            encoded=self.output_format == "jsonl",
+        )
+        return tables.encode(results, self.output_format)
 
 
 def to_stream(job: Job, stream: IO[bytes], *, jobs: int, step: Callable[[int], None]) -> None:
@@ -92,8 +98,8 @@ def to_stream(job: Job, stream: IO[bytes], *, jobs: int, step: Callable[[int], N
     job = _in_stretches(job, scorer)
     stream.write(tables.head(job.output_format))
     if job.file == "-":
-        for result in job.label(scorer, tables.read_rows(job.file, job.format)):
-            stream.write(tables.encode([result], job.output_format))
+        for row in tables.read_rows(job.file, job.format):
+            stream.write(job.label(scorer, [row]))
             stream.flush()
             step(1)
         return
@@ -202,30 +208,25 @@ def _fill(job: Job, scorer: Scorer, folder: Path, jobs: int, step: Callable[[int
     return count
 
 
-def _encoded(job: Job, scorer: Scorer, rows: list[Row]) -> tuple[int, bytes]:
-    return len(rows), tables.encode(list(job.label(scorer, rows)), job.output_format)
-
-
 def _left(job: Job, scorer: Scorer, rows: list[Row], path: Path) -> tuple[int, Path]:
     """Label a stretch into a file.
 
     A process that is ended in the middle of sending much would leave whoever receives it waiting for ever.
     """
-    count, data = _encoded(job, scorer, rows)
-    path.write_bytes(data)
-    return count, path
+    path.write_bytes(job.label(scorer, rows))
+    return len(rows), path
 
 
 def _written(job: Job, scorer: Scorer, rows: list[Row], path: Path) -> int:
     """Label a stretch into a file that is there only once it is whole, and on disk."""
     part = path.with_suffix(".part")
-    count, data = _encoded(job, scorer, rows)
+    data = job.label(scorer, rows)
     with part.open("wb") as stream:
         stream.write(data)
         stream.flush()
         os.fsync(stream.fileno())
     part.replace(path)
-    return count
+    return len(rows)
 
 
 def _done(

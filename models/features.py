@@ -66,7 +66,9 @@ class Labeller(Protocol):
 
     def logits(self, texts: Sequence[str], /) -> bytearray | NDArray[np.float64]: ...
 
-    def label(self, texts: Sequence[str], floors: NDArray[np.float64], /) -> list[list[Label]]: ...
+    def label(
+        self, texts: Sequence[str], floors: NDArray[np.float64], encoded: bool = False, /
+    ) -> list[list[Label]]: ...
 
 
 class Features(Protocol):

@@ -72,9 +72,9 @@ class LinearModel:
         """Return the logit of each topic for each text, shape (n_texts, n_topics)."""
         return np.frombuffer(self._labeller.logits(texts)).reshape(len(texts), -1)
 
-    def label(self, texts: Sequence[str], floors: FloatArray) -> list[list[Label]]:
-        """Label each text with the topics whose logit is at least the topic's floor, which has shape (n_topics,)."""
-        return self._labeller.label(texts, floors)
+    def label(self, texts: Sequence[str], floors: FloatArray, encoded: bool = False) -> list[list[Label]]:
+        """Do what :meth:`models.plain.Labeller.label` does."""
+        return self._labeller.label(texts, floors, encoded)
 
     def stance_logits(self, row: Row, topic: int) -> FloatArray:
         """Return the stance logits toward one topic in the order of ``STANCES``, shape (3,), their mean 0."""

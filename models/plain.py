@@ -14,6 +14,7 @@ from functools import cached_property, lru_cache
 from operator import attrgetter
 from typing import NamedTuple, Protocol
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -32,15 +33,19 @@ CENTRED = ((2 / 3, -1 / 3, -1 / 3), (-1 / 3, 2 / 3, -1 / 3), (-1 / 3, -1 / 3, 2 
 # Of the stretches so many at most are told of, and none that carries less than this part of the heaviest one's weight.
 SHOWN = 5
 SHOWN_PART = 0.25
+# Their weights are rounded to one of so many parts of 1.
+WEIGHT_PARTS = 1_000_000
 # The widest taxonomy that a labeller takes n-grams for; any other is labelled by rows.
 MOST_TOPICS = 0
 
 FloatArray = NDArray[np.float64]
 Matrix = NDArray[np.float32]
+# Evidence, or the JSON of a list of it.
+Found = list[Evidence] | bytes
 # The likeliest stance, the probabilities of all, and the :func:`heaviest` stretches for that one.
-StanceLabel = tuple[int, tuple[float, float, float], list[Evidence]]
+StanceLabel = tuple[int, tuple[float, float, float], Found]
 # A topic, its probability, the :func:`heaviest` stretches for it, and its stance, where the model has stances.
-Label = tuple[int, float, list[Evidence], StanceLabel | None]
+Label = tuple[int, float, Found, StanceLabel | None]
 
 
 class Ngrams:
@@ -232,9 +237,13 @@ class Labeller:
         """Return the logit of each topic for each text, shape (n_texts, n_topics)."""
         return self._features.dot(texts, self._topics) + self._topic_bias
 
-    def label(self, texts: Sequence[str], floors: FloatArray) -> list[list[Label]]:
-        """Label each text with the topics whose logit is at least the topic's floor, which has shape (n_topics,)."""
-        return [self._label(text, floors) for text in texts]
+    def label(self, texts: Sequence[str], floors: FloatArray, encoded: bool = False) -> list[list[Label]]:
+        """Label each text with the topics whose logit is at least the topic's floor, which has shape (n_topics,).
+
+        Where the labels are `encoded` their evidence is JSON.
+        """
+        found = [self._label(text, floors) for text in texts]
+        return [[_encoded(label) for label in labels] for labels in found] if encoded else found
 
     def _label(self, text: str, floors: FloatArray) -> list[Label]:
         # Of one text at once: an encoder remembers few.
@@ -264,6 +273,14 @@ class Labeller:
 
     def _stretches(self, text: str, shares: _Shares) -> list[Evidence]:
         return heaviest(stretches(text, shares.spans, shares.weights, self._part))
+
+
+def _encoded(label: Label) -> Label:
+    topic, score, found, stance = label
+    if stance is not None:
+        best, scores, decisive = stance
+        stance = best, scores, msgspec.json.encode(decisive)
+    return topic, score, msgspec.json.encode(found), stance
 
 
 def sigmoid_of(logit: float) -> float:
@@ -308,9 +325,14 @@ def stretches(text: str, spans: Sequence[tuple[int, int]], weights: FloatArray, 
 
 
 def heaviest(found: list[Evidence]) -> list[Evidence]:
-    """Return the heaviest few stretches, heaviest first; of equals the first of the text comes first."""
+    """Return the heaviest few stretches, heaviest first, their weights rounded; of equals the first of the text comes
+    first."""
     shown = sorted(found, key=attrgetter("weight"), reverse=True)[:SHOWN]
-    return [stretch for stretch in shown if stretch.weight >= SHOWN_PART * shown[0].weight]
+    return [
+        msgspec.structs.replace(stretch, weight=round(stretch.weight * WEIGHT_PARTS) / WEIGHT_PARTS)
+        for stretch in shown
+        if stretch.weight >= SHOWN_PART * shown[0].weight
+    ]
 
 
 def char_ngrams(chunk: str) -> list[str]:

@@ -11,7 +11,8 @@ import msgspec
 
 
 class Evidence(msgspec.Struct, frozen=True, gc=False):
-    """A stretch of the paragraph, ``text == paragraph[start:end]`` in characters, and what it adds to a logit."""
+    """A stretch of the paragraph, ``text == paragraph[start:end]`` in characters, and what it adds to a logit: to six
+    places, unless every word is explained."""
 
     start: int
     end: int

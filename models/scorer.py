@@ -15,7 +15,7 @@ from models.examples import STANCES
 from models.features import Row
 from models.linear import LINK_PART, Contributions, FloatArray, LinearModel, sigmoid, softmax
 from models.paragraphs import Paragraph, text_fault
-from models.plain import Label, heaviest, stretches
+from models.plain import Found, Label, heaviest, stretches
 from models.results import Evidence, Result, StanceResult, TopicResult
 from models.taxonomy import Taxonomy
 
@@ -134,7 +134,13 @@ class Scorer:
         return result
 
     def classify_all(
-        self, texts: Sequence[str], *, ids: Sequence[str], topics: Collection[str] = (), explain: bool = False
+        self,
+        texts: Sequence[str],
+        *,
+        ids: Sequence[str],
+        topics: Collection[str] = (),
+        explain: bool = False,
+        encoded: bool = False,
     ) -> list[Result]:
         """Label paragraphs as :meth:`classify` does, which says what it raises; other threads may run meanwhile.
 
@@ -143,6 +149,9 @@ class Scorer:
         texts, ids : sequence of str, length n
         topics : collection of str
         explain : bool
+        encoded : bool
+            Whether the results are for nothing but to be encoded by msgspec as JSON: their evidence may be JSON then,
+            which takes less time.
         """
         for text in texts:
             if fault := text_fault(text):
@@ -151,16 +160,22 @@ class Scorer:
         named = [self._position[name] for name in topics]
         # From one pass over the text, unless more is asked for than that gives.
         if self.pairs is None and not explain:
-            labelled = zip(ids, self._labels(texts, named), strict=True)
+            labelled = zip(ids, self._labels(texts, named, encoded), strict=True)
             return [self._from_labels(id, labels, named) for id, labels in labelled]
         return [self._from_scores(text, id, named, explain) for text, id in zip(texts, ids, strict=True)]
 
     def classify_article(
-        self, paragraphs: Sequence[Paragraph], *, topics: Collection[str] = (), explain: bool = False
+        self,
+        paragraphs: Sequence[Paragraph],
+        *,
+        topics: Collection[str] = (),
+        explain: bool = False,
+        encoded: bool = False,
     ) -> list[Result]:
         """Label the paragraphs of one article; each result carries its text and its place in the article."""
         ids = [f"p{number}" for number in range(1, len(paragraphs) + 1)]
-        found = self.classify_all([each.text for each in paragraphs], ids=ids, topics=topics, explain=explain)
+        texts = [each.text for each in paragraphs]
+        found = self.classify_all(texts, ids=ids, topics=topics, explain=explain, encoded=encoded)
         return [
             msgspec.structs.replace(result, text=paragraph.text, start=paragraph.start, end=paragraph.end)
             for result, paragraph in zip(found, paragraphs, strict=True)
@@ -216,20 +231,21 @@ class Scorer:
             chosen.sort(key=_score, reverse=True)
         return decision, chosen
 
-    def _labels(self, texts: Sequence[str], named: list[int]) -> list[list[Label]]:
+    def _labels(self, texts: Sequence[str], named: list[int], encoded: bool) -> list[list[Label]]:
         """Return what the model says of the topics that may be candidates, and of those that are named."""
         floors = self._floors
         if named:
             floors = floors.copy()
             floors[named] = -np.inf
-        return self.model.label(texts, floors)
+        return self.model.label(texts, floors, encoded)
 
     def _labelled(self, label: Label, chosen: _Chosen) -> TopicResult:
         topic, _, found, stance = label
         answer = None
         if stance is not None and self._takes_stance[topic]:
-            answer = self._stance_result(*stance)
-        return TopicResult(self._ids[topic], chosen.score, chosen.decision, answer, found)
+            best, probabilities, decisive = stance
+            answer = self._stance_result(best, probabilities, _evidence(decisive))
+        return TopicResult(self._ids[topic], chosen.score, chosen.decision, answer, _evidence(found))
 
     def _in_reach(self, pairs: CrossEncoder, logits: FloatArray) -> NDArray[np.bool_]:
         return pairs.reads if self.exact else pairs.in_reach(sigmoid(logits))
@@ -293,6 +309,11 @@ def _floors(scores: FloatArray) -> FloatArray:
     """Return logits just below those whose scores are these: what is at least a score is above its floor."""
     sure = np.clip(scores, _ROUNDED, 1.0 - _ROUNDED)
     return np.where(scores < _ROUNDED, -np.inf, np.log(sure / (1.0 - sure)) - _ROUNDED)
+
+
+def _evidence(found: Found) -> list[Evidence]:
+    """Return evidence, or what takes its place in a result that is encoded."""
+    return cast(list[Evidence], msgspec.Raw(found)) if isinstance(found, bytes) else found
 
 
 def _chunks(text: str, parts: Contributions) -> list[Evidence]:

@@ -39,7 +39,7 @@ def answer(service: Service, bundle: Bundle, request: ClassifyRequest) -> tuple[
 
 
 def classify(bundle: Bundle, request: ClassifyRequest, settings: Settings) -> ClassifyResponse:
-    """Check a request and label its paragraphs.
+    """Check a request and label its paragraphs, for an answer in JSON.
 
     Raises
     ------
@@ -91,7 +91,7 @@ def _article(bundle: Bundle, text: str, request: ClassifyRequest, settings: Sett
         if (fault := paragraph_fault(paragraph.text, settings))
     ]
     _raise(faults)
-    return bundle.scorer.classify_article(paragraphs, topics=request.topics, explain=request.explain)
+    return bundle.scorer.classify_article(paragraphs, topics=request.topics, explain=request.explain, encoded=True)
 
 
 def _paragraphs(
@@ -114,6 +114,7 @@ def _paragraphs(
         ids=[f"p{number}" if item.id is None else item.id for number, item in enumerate(items, 1)],
         topics=request.topics,
         explain=request.explain,
+        encoded=True,
     )
 
 

@@ -155,6 +155,7 @@ class StreamResponse(Response):
             ids=[each.id for each in sound],
             topics=self._options.topics,
             explain=self._options.explain,
+            encoded=True,
         )
         version, labelled = self._bundle.manifest.version, iter(results)
         answers = [

@@ -7,5 +7,6 @@
 #include "vocabulary.c"
 #include "objects.c"
 #include "stretches.c"
+#include "json.c"
 #include "labeller.c"
 #include "module.c"

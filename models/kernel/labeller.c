@@ -1,6 +1,6 @@
 /* `Labeller`: labels of texts by a model's weights. */
+#include "json.h"
 #include "objects.h"
-#include "stretches.h"
 
 #include <math.h>
 #include <string.h>
@@ -60,17 +60,25 @@ static PyObject *labeller_logits(LabellerObject *self, PyObject *texts) {
     return found;
 }
 
+/* What decided a topic or a stance; encoded, it lies at `json` up to `json_end`. */
+typedef struct {
+    Heaviest heaviest;
+    size_t json, json_end;
+} Decisive;
+
 /* A topic of a text, the probabilities of it and of the stances toward it, and what decided them. */
 typedef struct {
     Py_ssize_t text, topic;
     double score, stances[N_STANCES];
     int stance;
-    Heaviest of_topic, of_stance;
+    Decisive of_topic, of_stance;
 } Found;
 
 typedef struct {
     Found *found;
     Py_ssize_t n, room;
+    int encoded;
+    Json json;
 } Findings;
 
 static Found *next_found(Findings *findings) {
@@ -112,6 +120,16 @@ static int reserve_shares(Shares *chunks, Letters text, Letters lower, const Sum
     return 0;
 }
 
+static int find_decisive(const LabellerObject *self, Letters text, const Shares *chunks, Findings *findings,
+                         Decisive *decisive) {
+    decisive->heaviest = heaviest_stretches(text, chunks, self->part);
+    if (!findings->encoded) return 0;
+    decisive->json = findings->json.n;
+    const int failed = json_evidence(&findings->json, text, &decisive->heaviest);
+    decisive->json_end = findings->json.n;
+    return failed;
+}
+
 /* Add the labels of a text to the findings; -1 where memory is short. Needs no GIL. */
 static int find_labels(const LabellerObject *self, Sums *sums, Py_ssize_t place, Letters text, Letters lower,
                        const double *floors, Findings *findings) {
@@ -126,11 +144,11 @@ static int find_labels(const LabellerObject *self, Sums *sums, Py_ssize_t place,
         if (failed) break;
         *found = (Found){.text = place, .topic = topic, .score = sigmoid(logits[topic])};
         share_topic(sums, &self->weights, topic, chunks.shares);
-        found->of_topic = heaviest_stretches(text, &chunks, self->part);
-        if (!self->weights.sides) continue;
+        failed = find_decisive(self, text, &chunks, findings, &found->of_topic);
+        if (failed || !self->weights.sides) continue;
         found->stance = share_stance(sums, &self->weights, topic, found->stances, chunks.shares);
         softmax(found->stances, found->stances[found->stance]);
-        found->of_stance = heaviest_stretches(text, &chunks, self->part);
+        failed = find_decisive(self, text, &chunks, findings, &found->of_stance);
     }
     PyMem_RawFree(chunks.shares);
     return failed ? -1 : 0;
@@ -157,11 +175,18 @@ static PyObject *listed(const LabellerObject *self, PyObject *text, const Heavie
     return list;
 }
 
-static PyObject *label_of(const LabellerObject *self, PyObject *text, const Found *found) {
-    PyObject *of_topic = listed(self, text, &found->of_topic);
+static PyObject *evidence_of(const LabellerObject *self, const Findings *findings, PyObject *text,
+                             const Decisive *decisive) {
+    if (!findings->encoded) return listed(self, text, &decisive->heaviest);
+    return PyBytes_FromStringAndSize(findings->json.bytes + decisive->json,
+                                     (Py_ssize_t)(decisive->json_end - decisive->json));
+}
+
+static PyObject *label_of(const LabellerObject *self, const Findings *findings, PyObject *text, const Found *found) {
+    PyObject *of_topic = evidence_of(self, findings, text, &found->of_topic);
     if (!of_topic) return NULL;
     if (!self->weights.sides) return Py_BuildValue("(ndNO)", found->topic, found->score, of_topic, Py_None);
-    PyObject *of_stance = listed(self, text, &found->of_stance);
+    PyObject *of_stance = evidence_of(self, findings, text, &found->of_stance);
     if (!of_stance) return Py_DECREF(of_topic), NULL;
     const double *stances = found->stances;
     return Py_BuildValue("(ndN(i(ddd)N))", found->topic, found->score, of_topic, found->stance, stances[0], stances[1],
@@ -175,7 +200,7 @@ static PyObject *labels_of(const LabellerObject *self, const Findings *findings,
     for (Py_ssize_t i = 0, next = 0; all && i < n; i++) {
         PyObject *labels = PyList_New(0);
         for (; labels && next < findings->n && findings->found[next].text == i; next++) {
-            PyObject *label = label_of(self, PyTuple_GET_ITEM(texts, i), &findings->found[next]);
+            PyObject *label = label_of(self, findings, PyTuple_GET_ITEM(texts, i), &findings->found[next]);
             if (!label || PyList_Append(labels, label)) Py_CLEAR(labels);
             Py_XDECREF(label);
         }
@@ -199,12 +224,12 @@ static int numbers_from(PyObject *object, int n_dimensions, Py_ssize_t first, Py
 }
 
 /* The labels of the texts, a tuple that nobody changes. */
-static PyObject *label_all(LabellerObject *self, PyObject *texts, const double *floors) {
+static PyObject *label_all(LabellerObject *self, PyObject *texts, const double *floors, int encoded) {
     const Py_ssize_t n = PyTuple_GET_SIZE(texts);
     PyObject *lower = all_lowered(texts), *labels = NULL;
     Sums *sums = lower ? take_sums(self) : NULL;
     if (sums) {
-        Findings findings = {0};
+        Findings findings = {.encoded = encoded};
         int failed = 0;
         /* One text is done before another thread could take over. */
         PyThreadState *state = n > 1 ? PyEval_SaveThread() : NULL;
@@ -214,6 +239,7 @@ static PyObject *label_all(LabellerObject *self, PyObject *texts, const double *
         if (state) PyEval_RestoreThread(state);
         labels = failed ? PyErr_NoMemory() : labels_of(self, &findings, texts);
         PyMem_RawFree(findings.found);
+        json_clear(&findings.json);
         give_sums_back(self, sums);
     }
     Py_XDECREF(lower);
@@ -223,10 +249,11 @@ static PyObject *label_all(LabellerObject *self, PyObject *texts, const double *
 static PyObject *labeller_label(LabellerObject *self, PyObject *args) {
     PyObject *given, *given_floors;
     Py_buffer floors;
-    if (!PyArg_ParseTuple(args, "OO:label", &given, &given_floors)) return NULL;
+    int encoded = 0;
+    if (!PyArg_ParseTuple(args, "OO|p:label", &given, &given_floors, &encoded)) return NULL;
     if (numbers_from(given_floors, 1, self->weights.topics.width, 1, &floors)) return NULL;
     PyObject *texts = PySequence_Tuple(given);
-    PyObject *labels = texts ? label_all(self, texts, floors.buf) : NULL;
+    PyObject *labels = texts ? label_all(self, texts, floors.buf, encoded) : NULL;
     Py_XDECREF(texts);
     PyBuffer_Release(&floors);
     return labels;
@@ -235,7 +262,8 @@ static PyObject *labeller_label(LabellerObject *self, PyObject *args) {
 static PyMethodDef labeller_methods[] = {
     {"logits", (PyCFunction)labeller_logits, METH_O, "logits(texts) -> float64 of shape (n_texts, n_topics)"},
     {"label", (PyCFunction)labeller_label, METH_VARARGS,
-     "label(texts, floors) -> for each text a list of (topic, score, evidence, (stance, scores, evidence) or None)"},
+     "label(texts, floors, encoded=False) -> for each text a list of (topic, score, evidence, (stance, scores, evidence)"
+     " or None); evidence as JSON where it shall be encoded"},
     {NULL, NULL, 0, NULL},
 };
 

@@ -30,5 +30,7 @@ Heaviest heaviest_stretches(Letters text, const Shares *chunks, double part) {
         first = -1;
     }
     while (found.n && found.shown[found.n - 1].weight < SHOWN_PART * found.shown[0].weight) found.n--;
+    for (int i = 0; i < found.n; i++)
+        found.shown[i].weight = nearbyint(found.shown[i].weight * WEIGHT_PARTS) / WEIGHT_PARTS;
     return found;
 }

@@ -7,13 +7,14 @@
 /* As in models/plain.py. */
 #define SHOWN 5
 #define SHOWN_PART 0.25
+#define WEIGHT_PARTS 1000000
 
 typedef struct {
     Py_ssize_t start, end;
     double weight;
 } Stretch;
 
-/* The heaviest stretches, heaviest first, of equals the first of the text. */
+/* The heaviest stretches, heaviest first, of equals the first of the text; their weights rounded. */
 typedef struct {
     Stretch shown[SHOWN];
     int n;

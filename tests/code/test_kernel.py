@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -17,7 +18,7 @@ from models.bundle import Bundle
 from models.examples import Example
 from models.features import IS_COMPILED, Labeller, NgramFeatures
 from models.linear import LinearModel, sides_of
-from models.plain import Weights, sigmoid_of
+from models.plain import Label, Weights, sigmoid_of
 from models.results import Evidence
 from training.export import pipelines
 
@@ -101,6 +102,8 @@ def check_labels(compiled: Labeller, plain: Labeller, text: str) -> None:
     ours, theirs = compiled.label((text,), floors)[0], plain.label((text,), floors)[0]
     assert [label[0] for label in ours] == [label[0] for label in theirs] == list(range(1, len(logits), 2))
     np.testing.assert_allclose(logits, np.frombuffer(plain.logits((text,))), atol=1e-9)
+    for labeller, found in ((compiled, ours), (plain, theirs)):
+        assert decoded(labeller.label((text,), floors, True)[0]) == found
     for one, other in zip(ours, theirs, strict=True):
         assert one[1] == pytest.approx(sigmoid_of(logits[one[0]]), rel=1e-12)
         check_evidence(one[2], other[2])
@@ -112,14 +115,28 @@ def check_labels(compiled: Labeller, plain: Labeller, text: str) -> None:
         check_evidence(one[3][2], other[3][2])
 
 
+def decoded(labels: list[Label]) -> list[Label]:
+    """Return encoded labels as they are where they are not."""
+
+    def evidence(found: list[Evidence] | bytes) -> list[Evidence]:
+        assert isinstance(found, bytes)
+        return msgspec.json.decode(found, type=list[Evidence])
+
+    return [
+        (topic, score, evidence(found), stance and (stance[0], stance[1], evidence(stance[2])))
+        for topic, score, found, stance in labels
+    ]
+
+
 def check_evidence(ours: list[Evidence], theirs: list[Evidence]) -> None:
-    np.testing.assert_allclose([each.weight for each in ours], [each.weight for each in theirs], atol=1e-9)
+    # Rounded to six places.
+    np.testing.assert_allclose([each.weight for each in ours], [each.weight for each in theirs], atol=1.1e-6)
     one, other = ({(each.start, each.end, each.text): each.weight for each in found} for found in (ours, theirs))
     for span in one.keys() & other.keys():
-        assert one[span] == pytest.approx(other[span], rel=1e-7, abs=1e-9)
+        assert one[span] == pytest.approx(other[span], rel=1e-7, abs=1.1e-6)
     # Where the last ones weigh the same but for rounding, either may be left out.
     for span in one.keys() ^ other.keys():
-        assert {**one, **other}[span] == pytest.approx(ours[-1].weight, rel=1e-7, abs=1e-9)
+        assert {**one, **other}[span] == pytest.approx(ours[-1].weight, rel=1e-7, abs=1.1e-6)
 
 
 def test_it_is_compiled_here() -> None:
@@ -146,6 +163,8 @@ def test_it_is_equal_on_any_text(check_equal: Callable[[str], None], text: str) 
         "one_two __ 1 22",
         # Chunks that push one another out of the cache before the end of the text.
         " ".join(f"treaty{number}" for number in range(20_000)),
+        # What JSON escapes, and letters of one to four bytes.
+        'They said:\t"sanctions\\are\x01\x1f war",\nэто санкции\u007f naïve 制裁 \U0001f600 sanctions',
         "the " + "harbours" * 5 + " the " + "harbours" * 5 + " the harbour",
     ],
 )  # fmt: skip
