@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from operator import attrgetter
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import msgspec
 import numpy as np
@@ -48,15 +47,8 @@ class Rules(msgspec.Struct, frozen=True):
     stance_certain_from: float
 
 
-class _Chosen(msgspec.Struct, frozen=True, gc=False):
-    """A topic to answer for."""
-
-    topic: int
-    score: float
-    decision: TopicDecision
-
-
-_score = attrgetter("score")
+# A topic and its score, and what else is known of it.
+Scored = TypeVar("Scored", bound=tuple[Any, ...])
 
 
 class Scorer:
@@ -194,9 +186,8 @@ class Scorer:
     def _from_labels(self, id: str, labels: Sequence[Label], named: Collection[int]) -> Result:
         if not labels:
             return Result(id, "off_topic", [], [])
-        by_topic = {label[0]: label for label in labels}
-        decision, chosen = self._choose([label[:2] for label in labels], named)
-        return Result(id, decision, [self._labelled(by_topic[each.topic], each) for each in chosen], [])
+        decision, chosen = self._choose(labels, named)
+        return Result(id, decision, [self._labelled(*each) for each in chosen], [])
 
     def _from_scores(self, text: str, id: str, named: Collection[int], explain: bool) -> Result:
         (found,) = self.topic_scores((text,)).tolist()
@@ -205,30 +196,33 @@ class Scorer:
             # Most of what comes in is about none of the topics, and no evidence is looked for in it.
             return Result(id, decision, [], [])
         row = self.model.features.read(text)
-        return Result(id, decision, [self._topic(row, each, explain) for each in chosen], [])
+        return Result(id, decision, [self._topic(row, *each, explain) for each in chosen], [])
 
-    def _choose(self, scores: Iterable[tuple[int, float]], named: Collection[int]) -> tuple[Decision, list[_Chosen]]:
-        """Decide by the scores of topics; return the decision of the whole, and the topics to answer for, the likeliest
-        first: those present, or else all candidates, and those named."""
+    def _choose(
+        self, scored: Iterable[Scored], named: Collection[int]
+    ) -> tuple[Decision, list[tuple[Scored, TopicDecision]]]:
+        """Decide by the scores of topics; return the decision of the whole, and the topics to answer for with theirs,
+        the likeliest first: those present, or else all candidates, and those named."""
         thresholds, least = self._thresholds, self._least
-        present: list[_Chosen] = []
-        candidates: list[_Chosen] = []
-        others: list[_Chosen] = []
-        for topic, score in scores:
+        present: list[tuple[Scored, TopicDecision]] = []
+        candidates: list[tuple[Scored, TopicDecision]] = []
+        others: list[tuple[Scored, TopicDecision]] = []
+        for each in scored:
+            topic, score = each[0], each[1]
             if score >= thresholds[topic]:
-                present.append(_Chosen(topic, score, "present"))
+                present.append((each, "present"))
             elif score >= least[topic]:
-                candidates.append(_Chosen(topic, score, "uncertain"))
+                candidates.append((each, "uncertain"))
             elif topic in named:
-                others.append(_Chosen(topic, score, "absent"))
+                others.append((each, "absent"))
         decision: Decision = "off_topic"
         if present:
-            decision, others = "on_topic", [*others, *(each for each in candidates if each.topic in named)]
+            decision, others = "on_topic", [*others, *(each for each in candidates if each[0][0] in named)]
         elif candidates:
             decision = "uncertain"
         chosen = [*(present or candidates), *others]
         if len(chosen) > 1:
-            chosen.sort(key=_score, reverse=True)
+            chosen.sort(key=lambda each: each[0][1], reverse=True)
         return decision, chosen
 
     def _labels(self, texts: Sequence[str], named: list[int], encoded: bool) -> list[list[Label]]:
@@ -239,13 +233,13 @@ class Scorer:
             floors[named] = -np.inf
         return self.model.label(texts, floors, encoded)
 
-    def _labelled(self, label: Label, chosen: _Chosen) -> TopicResult:
-        topic, _, found, stance = label
+    def _labelled(self, label: Label, decision: TopicDecision) -> TopicResult:
+        topic, score, found, stance = label
         answer = None
         if stance is not None and self._takes_stance[topic]:
             best, probabilities, decisive = stance
             answer = self._stance_result(best, probabilities, _evidence(decisive))
-        return TopicResult(self._ids[topic], chosen.score, chosen.decision, answer, _evidence(found))
+        return TopicResult(self._ids[topic], score, decision, answer, _evidence(found))
 
     def _in_reach(self, pairs: CrossEncoder, logits: FloatArray) -> NDArray[np.bool_]:
         return pairs.reads if self.exact else pairs.in_reach(sigmoid(logits))
@@ -268,13 +262,13 @@ class Scorer:
             self._in_reach(self.pairs, self.model.topic_logits((row.text,))[0])[topic]
         )
 
-    def _topic(self, row: Row, chosen: _Chosen, explain: bool) -> TopicResult:
-        topic = chosen.topic
+    def _topic(self, row: Row, scored: tuple[int, float], decision: TopicDecision, explain: bool) -> TopicResult:
+        topic, score = scored
         parts = self._explain_topic(row, topic)
         return TopicResult(
             topic=self._ids[topic],
-            score=chosen.score,
-            decision=chosen.decision,
+            score=score,
+            decision=decision,
             stance=self._stance(row, topic, explain) if self._takes_stance[topic] else None,
             evidence=_chunks(row.text, parts) if explain else _stretches(row.text, parts),
             bias=parts.bias if explain else None,
