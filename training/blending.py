@@ -36,6 +36,8 @@ class Prior(NamedTuple):
 # labels neither knows more than the other.
 HEADS = Prior(1.0, 0.0, least=50)
 BOTH = Prior(0.5, 0.5, least=1)
+# So many labels bring what is held enough of them.
+ENOUGH = _HELD * HEADS.least
 
 
 class Sides(NamedTuple):

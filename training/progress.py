@@ -35,14 +35,16 @@ class Teller:
     tell : callable
         Receives a Progress.
     total : int
-        Steps, without those of the long one.
+        Steps, without those of the long phases.
     long : int
-        How many steps the phase counts as that tells its parts, 0 where there is none.
+        How many steps a phase counts as that tells its parts.
+    n_long : int
+        How many such phases there are.
     """
 
-    def __init__(self, tell: Callable[[Progress], None], total: int, long: int = 0) -> None:
+    def __init__(self, tell: Callable[[Progress], None], total: int, long: int = 0, n_long: int = 0) -> None:
         self._tell = tell
-        self._total, self._long = total + long, long
+        self._total, self._long = total + n_long * long, long
         self._done = 0
         self._start = time.monotonic()
         self._phase, self._message = "read", ""
@@ -56,11 +58,11 @@ class Teller:
         self._send({})
 
     def part(self, part: float) -> None:
-        """Tell how much of the long phase is done, in [0, 1]."""
+        """Tell how much of a long phase is done, in [0, 1]."""
         self._send({"part": round(part, 3)}, part * self._long)
 
     def whole(self) -> None:
-        """Tell that the long phase is done."""
+        """Tell that a long phase is done."""
         self._done += self._long
         self._send({})
 

@@ -19,7 +19,7 @@ from models.encoder import Encoder, EncoderFeatures, EncoderSpec, HeadBlend
 from models.errors import InvalidData
 from models.examples import STANCES, examples_hash
 from models.features import NgramFeatures
-from models.linear import LinearModel
+from models.linear import LinearModel, sigmoid, softmax
 from models.taxonomy import Taxonomy
 from training import blending, splits
 from training.embeddings import Embeddings
@@ -75,6 +75,28 @@ class TunedEncoder(NamedTuple):
             stance_weights,
             stance_bias,
         )
+
+    def joined(self, choices: Choices, material: Material, rows: NDArray[np.int64]) -> Choices:
+        """Put the blend's scores in the place of the heads' out-of-fold scores of some rows, shape (n,), which the
+        encoder was not fitted on."""
+        blends = self.encoder.spec.tuned
+        assert blends is not None
+        chosen = [blends[topic] for topic in material.taxonomy.ids]
+        slope, offset, stance_slope = (
+            np.array([getattr(blend, name) for blend in chosen]) for name in ("head", "offset", "stance_head")
+        )
+        embeddings = np.array([self.embed(material.examples[row].text) for row in rows])
+        scores = choices.topic.scores.copy()
+        scores[rows] = sigmoid(slope * blending.log_odds(scores[rows]) + embeddings @ self.topic_weights + offset)
+        joined = choices._replace(topic=choices.topic._replace(scores=scores))
+        if choices.stance is None:
+            return joined
+        inside, row, _ = blending.stances_of(material, rows)
+        topic, found = material.pairs.topic[inside], choices.stance.scores.copy()
+        heads = stance_slope[topic, np.newaxis] * blending.log_likelihoods(found[inside])
+        said = np.einsum("nd,ndk->nk", embeddings[row], self.stance_weights[topic])
+        found[inside] = softmax(heads + said + [chosen[each].stance_offset for each in topic])
+        return joined._replace(stance=choices.stance._replace(scores=found))
 
 
 def fit_encoder(
