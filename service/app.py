@@ -60,7 +60,8 @@ def create_app(settings: Settings) -> ASGIApp:
     """
     sys.setswitchinterval(_TURN)
     database, metrics = Database(settings.database_url, settings.home), Metrics()
-    threads, loaders = CapacityLimiter(cpu_count() or 1), CapacityLimiter(1)
+    cores = cpu_count() or 1
+    loaders = CapacityLimiter(1)
     requests = RequestLog(metrics)
     serving = Serving(first_bundle(settings, database), settings, metrics)
     known = Keys(
@@ -79,9 +80,9 @@ def create_app(settings: Settings) -> ASGIApp:
         known,
         health,
         metrics,
-        threads,
-        streams=Pool(),
-        turns=Turns(cpu_count() or 1, settings.max_waiting),
+        threads=CapacityLimiter(cores),
+        streams=Pool(cores),
+        turns=Turns(cores, settings.max_waiting),
         loaders=loaders,
         importers=CapacityLimiter(1),
         stopping=stopping,

@@ -6,7 +6,6 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http import HTTPStatus
-from os import cpu_count
 from typing import cast
 
 import msgspec
@@ -34,9 +33,9 @@ class Pool(ThreadPoolExecutor):
     where to be handed one by the event loop would cost it a tenth of its time.
     """
 
-    def __init__(self) -> None:
-        self.size = cpu_count() or 1
-        super().__init__(self.size, thread_name_prefix="stream")
+    def __init__(self, size: int) -> None:
+        self.size = size
+        super().__init__(size, thread_name_prefix="stream")
 
 
 @dataclass(frozen=True)
