@@ -21,6 +21,7 @@ from models.taxonomy import Taxonomy
 if TYPE_CHECKING:
     from models.crossencoder import CrossEncoder
 
+_NO_EVIDENCE = b"[]"
 # By more than this no logit is away from that of its score, unless the score is closer to 0 or 1.
 _ROUNDED = 1e-6
 
@@ -306,8 +307,10 @@ def _floors(scores: FloatArray) -> FloatArray:
 
 
 def _evidence(found: Found) -> list[Evidence]:
-    """Return evidence, or what takes its place in a result that is encoded."""
-    return cast(list[Evidence], msgspec.Raw(found)) if isinstance(found, bytes) else found
+    """Return evidence, or what takes its place in a result that is encoded; none is left out of that."""
+    if not isinstance(found, bytes):
+        return found
+    return cast(list[Evidence], msgspec.Raw(found)) if found != _NO_EVIDENCE else []
 
 
 def _chunks(text: str, parts: Contributions) -> list[Evidence]:

@@ -37,10 +37,10 @@ class FittedPairs(NamedTuple):
     state: Path | None
 
 
-def needs_frozen(examples: Sequence[Example], taxonomy: Taxonomy) -> bool:
+def needs_frozen(fitted: Sequence[Example], taxonomy: Taxonomy) -> bool:
     """Tell whether the heads need the encoder as it is: for a topic without labels, whose wording it is to know, or
     where labels are too few to blend them with one that was fine-tuned."""
-    counts = Counter(name for example in examples for name in example.topics)
+    counts = Counter(name for example in fitted for name in example.topics)
     return counts.total() < blending.ENOUGH or any(
         topic.proposition and not counts[topic.id] for topic in taxonomy.topics
     )
@@ -110,7 +110,8 @@ def fit_pairs(
     tuning.run(step, state)
     if tuned is not None:
         choices = tuned.joined(choices, material, held)
-        reach = _reach(choices.topic.scores[held], material.labels[held])
+        if material.labels[held].sum() >= blending.HEADS.least:
+            reach = _reach(choices.topic.scores[held], material.labels[held])
     spec = CrossEncoderSpec(
         source=encoder.spec.source,
         revision=encoder.spec.revision,
@@ -195,8 +196,9 @@ def _blended_alone(
     material : Material
     held : ndarray of int64, shape (n_held,)
     """
-    heads = np.zeros((len(held), len(strangers)))
+    heads, prior = np.zeros((len(held), len(strangers))), blending.PAIR
     if material.wordings is not None:
+        prior = blending.BOTH
         known = material.labels.copy()
         known[:, strangers] = False
         slope, offset = material.wordings.zero_shot(material.matrix, known)
@@ -207,9 +209,7 @@ def _blended_alone(
     column = np.searchsorted(strangers, material.pairs.topic[inside][strange])
     stances = logits[row[strange], column, :ABSENT]
     labels = material.labels[held][:, strangers].ravel()
-    topic = blending.fit_topic(heads.ravel(), found.ravel(), labels, blending.BOTH)
-    if material.wordings is None:
-        topic = _alone(topic)
+    topic = blending.fit_topic(heads.ravel(), found.ravel(), labels, prior)
     scores = sigmoid(topic.head * heads.ravel() + topic.pair * found.ravel() + topic.offset[0])
     return msgspec.structs.replace(
         spec,

@@ -28,26 +28,25 @@ class Progress:
 
 
 class Teller:
-    """Count steps of a known total and pass the state on.
+    """Count steps and pass the state on.
 
     Parameters
     ----------
     tell : callable
         Receives a Progress.
-    total : int
-        Steps, without those of the long phases.
-    long : int
-        How many steps a phase counts as that tells its parts.
-    n_long : int
-        How many such phases there are.
     """
 
-    def __init__(self, tell: Callable[[Progress], None], total: int, long: int = 0, n_long: int = 0) -> None:
+    def __init__(self, tell: Callable[[Progress], None]) -> None:
         self._tell = tell
-        self._total, self._long = total + n_long * long, long
+        self._total, self._long = 1, 0
         self._done = 0
         self._start = time.monotonic()
         self._phase, self._message = "read", ""
+
+    def plan(self, total: int, long: int, n_long: int) -> None:
+        """Say how many steps there are to be told, without those of `n_long` phases that tell their parts and count as
+        `long` steps each."""
+        self._total, self._long = total + n_long * long, long
 
     def phase(self, name: str, message: str, **details: Any) -> None:
         self._phase, self._message = name, message

@@ -122,26 +122,24 @@ def run(
     beaten = load_champion(champion) if champion is not None else None
     if options.encoder is None:
         _check_champion(options.family, beaten)
-    # Beside the fits there are splitting and features.
-    is_tuned, has_tuned = (
-        options.family in (TUNED_FAMILY, CROSS_FAMILY),
-        _has_tuned_encoder(options, examples, taxonomy, beaten),
-    )
-    has_frozen = options.family != FAMILY and not has_tuned
-    steps = fitting.steps(len(taxonomy.topics), options.folds, has_encoder=has_frozen, has_curve=not is_tuned)
-    n_long = has_tuned + (options.family == CROSS_FAMILY) if options.encoder else 0
-    teller = Teller(tell, total=2 + steps, long=_LONG * steps, n_long=n_long)
-
+    teller = Teller(tell)
     teller.phase("split", f"{len(examples):,} examples: splitting by document, looking for near-duplicates")
     frozen = beaten.rows if beaten else []
     groups = [example.group for example in examples]
     texts = [example.text for example in examples]
     split = splits.split(texts, groups, options.holdout, [example.text for example in frozen])
-    kept = list(compress(examples, split.held))
+    kept, fitted = list(compress(examples, split.held)), list(compress(examples, split.fitted))
+    has_tuned = _has_tuned_encoder(options, fitted, taxonomy, beaten)
+    has_frozen = options.family != FAMILY and not has_tuned
+    is_tuned = options.family in (TUNED_FAMILY, CROSS_FAMILY)
+    steps = fitting.steps(len(taxonomy.topics), options.folds, has_encoder=has_frozen, has_curve=not is_tuned)
+    n_long = has_tuned + (options.family == CROSS_FAMILY) if options.encoder else 0
+    # Beside the fits there are splitting and features.
+    teller.plan(2 + steps, _LONG * steps, n_long)
     teller.step()
     embeddings = _embeddings(options, beaten, teller) if has_frozen else None
     checkpoint = _checkpoint(options, teller) if has_tuned and options.encoder else None
-    material = _material(list(compress(examples, split.fitted)), taxonomy, embeddings, options, examples_path, teller)
+    material = _material(fitted, taxonomy, embeddings, options, examples_path, teller)
 
     choices, found = _choose(material, examples, split, options, teller)
     pairs, tuned, states = None, None, []
@@ -187,7 +185,7 @@ def run(
 
 
 def _has_tuned_encoder(
-    options: Options, examples: Sequence[Example], taxonomy: Taxonomy, champion: Champion | None
+    options: Options, fitted: Sequence[Example], taxonomy: Taxonomy, champion: Champion | None
 ) -> bool:
     """Tell whether the encoder beside the heads is fine-tuned on labels."""
     if options.family != CROSS_FAMILY:
@@ -195,7 +193,7 @@ def _has_tuned_encoder(
     if options.encoder is not None:
         from training.crossencoding import needs_frozen
 
-        return not needs_frozen(examples, taxonomy)
+        return not needs_frozen(fitted, taxonomy)
     encoder = champion.bundle.scorer.model.features.encoder if champion is not None else None
     return encoder is not None and encoder.spec.tuned is not None
 

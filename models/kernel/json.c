@@ -3,9 +3,10 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Of a letter: an escape, which no UTF-8 is longer than. Of a stretch beside its letters: names and numbers. */
+/* Of a letter: an escape, which no UTF-8 is longer than. Of a stretch beside its letters: names and numbers, the
+ * greatest of which has 309 digits. */
 #define MOST_OF_LETTER 6
-#define MOST_OF_STRETCH 160
+#define MOST_OF_STRETCH 480
 
 static int make_room(Json *json, size_t more) {
     if (json->room - json->n >= more) return 0;
@@ -31,7 +32,8 @@ static char *write_count(char *to, uint64_t count) {
 
 /* A weight of a stretch, which is rounded and not below 0. */
 static char *write_weight(char *to, double weight) {
-    if (!(weight < 1e9)) return to + sprintf(to, "%.17g", weight);
+    /* So great that it is whole, if there is such a weight. */
+    if (weight >= 9e12) return to + sprintf(to, "%.0f.0", weight);
     const uint64_t parts = (uint64_t)llrint(weight * WEIGHT_PARTS);
     to = write_count(to, parts / WEIGHT_PARTS);
     *to++ = '.';

@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 import weakref
-from contextlib import nullcontext
 from copy import copy
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,7 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from models.bundle import CROSS_GRAPH, GRAPH, Bundle, Canary, load_bundle
+from models.bundle import CROSS_GRAPH, Bundle, Canary, load_bundle
 from models.crossencoder import Blend, CrossEncoder, open_tokenizer, presence
 from models.encoder import Encoder
 from models.errors import InvalidData
@@ -27,7 +26,6 @@ from models.linear import sigmoid, softmax
 from models.taxonomy import read_taxonomy
 from tests.conftest import ROOT, serving, write_small
 from training import blending, splits
-from training.crossencoding import needs_frozen
 from training.run import Options, run
 
 TEXT = "The kettle by the leaf in town was splendid and fair."
@@ -192,14 +190,19 @@ def test_without_a_checkpoint_or_a_champion_there_is_nothing_to_tune(folder: Pat
         run(folder / "examples.jsonl", folder / "taxonomy.toml", tmp_path / "bundle", Options("crossencoder", jobs=1))
 
 
+@pytest.mark.parametrize("is_tuned", [False, True])
 def test_where_no_held_row_has_a_stance_the_heads_stand_alone(
-    folder: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_tuned: bool
 ) -> None:
+    from training.finetuning import Recipe
     from training.pairs import PairRecipe
 
     monkeypatch.setattr("training.pairs.PairRecipe", partial(PairRecipe, epochs=1))
-    taxonomy = read_taxonomy(folder / "taxonomy.toml")
-    examples = read_examples(folder / "examples.jsonl", taxonomy)
+    monkeypatch.setattr("training.texts.recipe_for", lambda _, **given: Recipe(epochs=1, **given))
+    monkeypatch.setattr(blending, "ENOUGH", 1)
+    write_small(tmp_path, unlabelled=not is_tuned)
+    taxonomy = read_taxonomy(tmp_path / "taxonomy.toml")
+    examples = read_examples(tmp_path / "examples.jsonl", taxonomy)
     held = splits.folds([example.group for example in examples], 10, 0) == 0
     bare = [
         {"text": each.text, "topics": list(each.topics) if out else each.topics, "document_id": each.group}
@@ -207,8 +210,10 @@ def test_where_no_held_row_has_a_stance_the_heads_stand_alone(
     ]
     (tmp_path / "bare.jsonl").write_text("".join(json.dumps(row) + "\n" for row in bare))
     options = Options("crossencoder", holdout=0.0, jobs=1, encoder=str(checkpoint))
-    run(tmp_path / "bare.jsonl", folder / "taxonomy.toml", tmp_path / "bundle", options)
+    run(tmp_path / "bare.jsonl", tmp_path / "taxonomy.toml", tmp_path / "bundle", options)
     scorer = load_bundle(tmp_path / "bundle").scorer
+    encoder = scorer.model.features.encoder
+    assert encoder is not None and (encoder.spec.tuned is not None) == is_tuned
     assert scorer.pairs is not None and scorer.pairs.spec.stance == Blend(1.0, 0.0, [0.0, 0.0, 0.0])
     assert scorer.classify(TEXT, explain=True).topics[0].stance is not None
 
@@ -226,78 +231,6 @@ def test_canaries_hold_where_every_topic_is_read(bundle: Bundle) -> None:
     scorer.exact = True
     assert np.abs(scorer.topic_scores([text])[0] - canary.topics).max() > 0.5
     changed.check_canaries()
-
-
-@pytest.fixture(scope="module")
-def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of examples in which every topic has labels."""
-    folder = tmp_path_factory.mktemp("labelled")
-    write_small(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def beside_tuned(labelled: Path, checkpoint: Path) -> Bundle:
-    """A bundle whose pair model stands beside a fine-tuned encoder."""
-    options = Options("crossencoder", holdout=0.2, jobs=1, encoder=str(checkpoint), cache=labelled / "cache")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(blending, "HEADS", blending.BOTH)
-        patch.setattr(blending, "ENOUGH", 1)
-        run(labelled / "examples.jsonl", labelled / "taxonomy.toml", labelled / "bundle", options)
-    return load_bundle(labelled / "bundle")
-
-
-def test_the_encoder_is_fine_tuned_where_every_topic_has_labels_and_enough(labelled: Path, folder: Path) -> None:
-    taxonomy, without = (read_taxonomy(each / "taxonomy.toml") for each in (labelled, folder))
-    examples = read_examples(labelled / "examples.jsonl", taxonomy)
-    assert needs_frozen(examples, taxonomy)
-    many = examples * (1 + blending.ENOUGH // len(examples) * 2)
-    assert not needs_frozen(many, taxonomy)
-    assert needs_frozen(many, without)
-
-
-def test_the_pair_model_is_blended_with_the_fine_tuned_encoder(beside_tuned: Bundle, labelled: Path) -> None:
-    beside_tuned.check_canaries()
-    scorer = beside_tuned.scorer
-    encoder, pairs = scorer.model.features.encoder, scorer.pairs
-    assert encoder is not None and encoder.spec.tuned is not None and pairs is not None
-    assert not [*(labelled / "cache").glob("pairs-*"), *(labelled / "cache").glob("encoder-*")]
-    result = scorer.classify(TEXT, explain=True, topics=["cats"])
-    first = result.topics[0]
-    assert first.stance is not None and (first.topic, first.stance.label) == ("tea", "favor")
-    for topic in result.topics:
-        assert topic.bias is not None
-        logit = topic.bias + sum(span.weight for span in topic.evidence)
-        assert 1 / (1 + np.exp(-logit)) == pytest.approx(topic.score, abs=1e-9)
-    assert pairs.reads.all()
-
-
-def test_a_challenger_takes_what_was_fine_tuned_and_reads_a_topic_without_labels(
-    beside_tuned: Bundle, labelled: Path, folder: Path, tmp_path: Path
-) -> None:
-    options = Options("crossencoder", holdout=0.2, jobs=1, seed=1, cache=labelled / "cache")
-    rows, taxonomy = labelled / "examples.jsonl", folder / "taxonomy.toml"
-    made = run(rows, taxonomy, tmp_path / "bundle", options, champion=beside_tuned.path)
-    for name in (GRAPH, CROSS_GRAPH):
-        assert (made.directory / name).read_bytes() == (beside_tuned.path / name).read_bytes()
-    scorer = load_bundle(made.directory).scorer
-    rain = scorer.taxonomy.ids.index("rain")
-    found = {each.topic: each for each in scorer.classify(TEXT, topics=["rain"]).topics}
-    assert found["rain"].zero_shot and not found["tea"].zero_shot
-    # No head knows it, so the pair model speaks alone.
-    assert scorer.pairs is not None
-    alone = scorer.pairs.spec.alone_topic
-    logit = alone.pair * presence(scorer.pairs.read(TEXT, rain).logits) + alone.offset[0]
-    assert alone.head == 0.0 and found["rain"].score == pytest.approx(float(sigmoid(np.array(logit))))
-
-
-def test_heads_of_a_fine_tuned_champion_are_not_fitted_for_the_encoder_family(
-    beside_tuned: Bundle, labelled: Path, tmp_path: Path
-) -> None:
-    rows, taxonomy = labelled / "examples.jsonl", labelled / "taxonomy.toml"
-    for family, message in (("encoder", "the champion's is fine-tuned"), ("linear", None)):
-        with pytest.raises(InvalidData, match=message) if message else nullcontext():
-            run(rows, taxonomy, tmp_path / family, Options(family, jobs=1), champion=beside_tuned.path)
 
 
 def test_it_is_served_without_torch(bundle: Bundle, tmp_path: Path) -> None:

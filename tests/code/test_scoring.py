@@ -81,6 +81,18 @@ def test_shown_evidence_is_in_the_text_and_heaviest_first(bundle: Bundle) -> Non
     assert all(CRIMEA[span.start : span.end] == span.text for span in topic.evidence)
 
 
+def test_results_that_are_encoded_are_the_same(bundle: Bundle, seeds: list[Example]) -> None:
+    texts = [each.text for each in seeds[::50]] + ["Zzyzx", '\u201cSanctions\u201d, he said,\nare "war" \U0001f600']
+    ids = [f"p{number}" for number in range(len(texts))]
+    # All topics are answered for, some with nothing that speaks for them.
+    plain, encoded = (
+        bundle.scorer.classify_all(texts, ids=ids, topics=bundle.taxonomy.ids, encoded=each) for each in (False, True)
+    )
+    assert any(not topic.evidence for result in plain for topic in result.topics)
+    encode, decode = msgspec.json.encode, msgspec.json.decode
+    assert decode(encode(encoded)) == decode(encode(plain))
+
+
 def test_removing_the_evidence_lowers_the_score_more_than_removing_other_words(
     bundle: Bundle, seeds: list[Example]
 ) -> None:
