@@ -198,8 +198,8 @@ def classify(
     "--family",
     type=click.Choice(["linear", "encoder", "tuned", "crossencoder"]),
     help="linear: n-grams. encoder: a sentence encoder beside them (best with few labels). tuned: one beside them that "
-    "is fine-tuned on the labels (best with many). crossencoder: beside either a pair model, fine-tuned to read each "
-    "proposition with the paragraph (slow; knows topics without labels).  [default: linear, or encoder where "
+    "is fine-tuned on the labels (best with many). crossencoder: beside a sentence encoder a pair model, fine-tuned to "
+    "read each proposition with the paragraph (slow; for topics without labels).  [default: linear, or encoder where "
     "one is named; with --remote, what serves]",
 )
 @option(

@@ -33,12 +33,9 @@ class Prior(NamedTuple):
 
 
 # Heads are calibrated, and stand until enough has been seen of what a net adds to them. Of a topic without
-# labels neither knows more than the other, if there is a head at all.
+# labels neither knows more than the other.
 HEADS = Prior(1.0, 0.0, least=50)
 BOTH = Prior(0.5, 0.5, least=1)
-PAIR = Prior(0.0, 1.0, least=1)
-# Of so many labels enough are held, but for chance.
-ENOUGH = 12 * HEADS.least
 
 
 class Sides(NamedTuple):

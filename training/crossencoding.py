@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,15 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.crossencoder import ABSENT, Blend, CrossEncoder, CrossEncoderSpec, presence, wording
-from models.encoder import Encoder
+from models.encoder import EncoderSpec
 from models.errors import InvalidData
-from models.examples import Example, examples_hash
+from models.examples import examples_hash
 from models.linear import sigmoid
-from models.taxonomy import Taxonomy
 from training import blending, splits
 from training.calibration import threshold_of
 from training.fitting import Choices, Material
-from training.tuning import TunedEncoder
 
 FloatArray = NDArray[np.float64]
 # Part of the topics of all paragraphs that may lie out of the heads' reach.
@@ -37,22 +34,13 @@ class FittedPairs(NamedTuple):
     state: Path | None
 
 
-def needs_frozen(fitted: Sequence[Example], taxonomy: Taxonomy) -> bool:
-    """Tell whether the heads need the encoder as it is: for a topic without labels, whose wording it is to know, or
-    where labels are too few to blend them with one that was fine-tuned."""
-    counts = Counter(name for example in fitted for name in example.topics)
-    return counts.total() < blending.ENOUGH or any(
-        topic.proposition and not counts[topic.id] for topic in taxonomy.topics
-    )
-
-
 def fit_pairs(
     material: Material,
     choices: Choices,
     near: splits.Near,
     folder: Path,
-    encoder: Encoder,
-    tuned: TunedEncoder | None,
+    encoder: EncoderSpec,
+    tokenizer: bytes,
     *,
     seed: int,
     cache: Path | None,
@@ -69,10 +57,9 @@ def fit_pairs(
         Copies and near-duplicates among the rows.
     folder : Path
         The checkpoint, checked.
-    encoder : Encoder
-        What stands beside the heads; of the same checkpoint.
-    tuned : TunedEncoder, optional
-        It, where it is fine-tuned: the pair model is blended with what it is blended with.
+    encoder : EncoderSpec
+        What is known of it.
+    tokenizer : bytes
     seed : int
     cache : path, optional
         A folder to keep the state of the fine-tuning in, so that it can be gone on with.
@@ -87,7 +74,7 @@ def fit_pairs(
 
     if not material.labels.any():
         raise InvalidData(["no paragraph has a topic: there is nothing that a pair model could be tuned on"])
-    body, tokenizer = load_body(folder), encoder.tokenizer
+    body = load_body(folder)
     recipe = PairRecipe(seed=seed, max_length=min(PairRecipe().max_length, positions(body.config.to_dict())))
     fitted, held = blending.parted(material, near, seed)
     torch.manual_seed(seed)
@@ -105,19 +92,15 @@ def fit_pairs(
         recipe,
     )
     seen = hashlib.sha256(np.packbits(possible).tobytes() + held.tobytes() + tokenizer).hexdigest()
-    asked = [recipe, encoder.spec.digests, examples_hash(examples), material.taxonomy.hash, seen]
+    asked = [recipe, encoder.digests, examples_hash(examples), material.taxonomy.hash, seen]
     state = finetuning.state_file(cache, "pairs", asked)
     tuning.run(step, state)
-    if tuned is not None:
-        choices = tuned.joined(choices, material, held)
-        if material.labels[held].sum() >= blending.HEADS.least:
-            reach = _reach(choices.topic.scores[held], material.labels[held])
     spec = CrossEncoderSpec(
-        source=encoder.spec.source,
-        revision=encoder.spec.revision,
-        architecture=encoder.spec.architecture,
+        source=encoder.source,
+        revision=encoder.revision,
+        architecture=encoder.architecture,
         max_length=recipe.max_length,
-        digests=encoder.spec.digests,
+        digests=encoder.digests,
         reach_from=reach,
         topic=_AS_IT_IS,
         stance=_AS_IT_IS,
@@ -196,20 +179,18 @@ def _blended_alone(
     material : Material
     held : ndarray of int64, shape (n_held,)
     """
-    heads, prior = np.zeros((len(held), len(strangers))), blending.PAIR
-    if material.wordings is not None:
-        prior = blending.BOTH
-        known = material.labels.copy()
-        known[:, strangers] = False
-        slope, offset = material.wordings.zero_shot(material.matrix, known)
-        heads = slope * material.wordings.likeness(material.matrix[held])[:, strangers] + offset
+    assert material.wordings is not None
+    known = material.labels.copy()
+    known[:, strangers] = False
+    slope, offset = material.wordings.zero_shot(material.matrix, known)
+    heads = slope * material.wordings.likeness(material.matrix[held])[:, strangers] + offset
     found = np.apply_along_axis(presence, 2, logits) if logits.size else heads
     inside, row, stance = blending.stances_of(material, held)
     strange = np.isin(material.pairs.topic[inside], strangers)
     column = np.searchsorted(strangers, material.pairs.topic[inside][strange])
     stances = logits[row[strange], column, :ABSENT]
     labels = material.labels[held][:, strangers].ravel()
-    topic = blending.fit_topic(heads.ravel(), found.ravel(), labels, prior)
+    topic = blending.fit_topic(heads.ravel(), found.ravel(), labels, blending.BOTH)
     scores = sigmoid(topic.head * heads.ravel() + topic.pair * found.ravel() + topic.offset[0])
     return msgspec.structs.replace(
         spec,

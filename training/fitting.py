@@ -145,8 +145,8 @@ def fit(
 ) -> Scorer:
     """Fit every head on the given rows, all where none are named, under the calibration and rules of the whole.
 
-    Beside a pair model the heads of topics without labels know their wording, where there is a frozen encoder; one that
-    is fine-tuned is put beside the heads.
+    Beside a pair model topics without labels are scored by their wording, and their stances too; a fine-tuned encoder
+    is put beside the heads.
     """
     stances, n = material.pairs, len(material.examples)
     rows = np.arange(n) if rows is None else rows

@@ -335,10 +335,9 @@ def _notes(champion: Champion, challenger: Scorer, tables: dict[Rows, Sequence[E
             f"{old.manifest.settings.get('holdout', 0.0):g} of the documents, and may have been fitted on those"
         )
     if shared := _tuned_graphs(old.scorer) & _tuned_graphs(challenger):
-        names = " and the ".join(sorted(name for name, _ in shared))
         notes.append(
-            f"the {names} {'is' if len(shared) == 1 else 'are'} the champion's: where rows that are held out only now "
-            "were fitted on, both versions look better on them than they are"
+            f"the {shared.pop()[0]} is the champion's: where it was fitted on rows that are held out only now, both "
+            "look better on them than they are"
         )
     present = {folded(example.text): example.topics for example in tables["held_out"]}
     changed = sum(present.get(folded(example.text), example.topics) != example.topics for example in tables["frozen"])

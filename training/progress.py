@@ -28,25 +28,24 @@ class Progress:
 
 
 class Teller:
-    """Count steps and pass the state on.
+    """Count steps of a known total and pass the state on.
 
     Parameters
     ----------
     tell : callable
         Receives a Progress.
+    total : int
+        Steps, without those of the long one.
+    long : int
+        How many steps the phase counts as that tells its parts, 0 where there is none.
     """
 
-    def __init__(self, tell: Callable[[Progress], None]) -> None:
+    def __init__(self, tell: Callable[[Progress], None], total: int, long: int = 0) -> None:
         self._tell = tell
-        self._total, self._long = 1, 0
+        self._total, self._long = total + long, long
         self._done = 0
         self._start = time.monotonic()
         self._phase, self._message = "read", ""
-
-    def plan(self, total: int, long: int, n_long: int) -> None:
-        """Say how many steps there are to be told, without those of `n_long` phases that tell their parts and count as
-        `long` steps each."""
-        self._total, self._long = total + n_long * long, long
 
     def phase(self, name: str, message: str, **details: Any) -> None:
         self._phase, self._message = name, message
@@ -57,11 +56,11 @@ class Teller:
         self._send({})
 
     def part(self, part: float) -> None:
-        """Tell how much of a long phase is done, in [0, 1]."""
+        """Tell how much of the long phase is done, in [0, 1]."""
         self._send({"part": round(part, 3)}, part * self._long)
 
     def whole(self) -> None:
-        """Tell that a long phase is done."""
+        """Tell that the long phase is done."""
         self._done += self._long
         self._send({})
 

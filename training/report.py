@@ -110,7 +110,7 @@ def _parts(manifest: Manifest) -> Iterator[str]:
         kind = "sentence encoder that was fine-tuned on the labels" if "tuned" in encoder else "frozen sentence encoder"
         yield f"Beside the n-grams stands the embedding of a {kind}, {encoder['source']}."
     if pairs := manifest.settings.get("crossencoder"):
-        yield f"{pairs['source']}, fine-tuned to read a topic's wording with the paragraph, is blended with these."
+        yield f"{pairs['source']}, fine-tuned to read a topic's wording with the paragraph, is blended with the heads."
         if pairs["zero_shot"]:
             yield f"By their wording alone, since nothing is labelled with them: {', '.join(pairs['zero_shot'])}."
 

@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from training.tuning import TunedEncoder
 
 TUNED_FAMILY, CROSS_FAMILY = "tuned", "crossencoder"
+# Whose heads have a checkpoint's embeddings among their columns.
+_FROZEN = ("encoder", CROSS_FAMILY)
+# Of which a part is fine-tuned on labels.
+_TUNED = (TUNED_FAMILY, CROSS_FAMILY)
 # What a fine-tuning takes, in units of all else that a training does: several times as long.
 _LONG = 5
 
@@ -43,11 +47,10 @@ class Options:
     """How to train. ``holdout`` is the part of the groups that is only measured on; ``jobs`` processes fit heads.
 
     The encoder family takes its ``encoder`` from a checkpoint, a folder or ``owner/name@revision`` which is fetched if
-    ``online``, or where none is named from the champion. The tuned family fine-tunes it; so does the crossencoder
-    family, unless it needs it as it is (:func:`training.crossencoding.needs_frozen`), and it fine-tunes a pair model
-    from the same checkpoint. What was fine-tuned is taken from the champion where no checkpoint is named. What is made
-    of each text alone, counts of its n-grams and its embedding, is kept in the folder ``cache``, and a fine-tuning that
-    was interrupted goes on from what lies there.
+    ``online``, or where none is named from the champion. The tuned family fine-tunes it; the crossencoder family has it
+    as it is, and a pair model fine-tuned from the same checkpoint. What was fine-tuned is taken from the champion where
+    no checkpoint is named. What is made of each text alone, counts of its n-grams and its embedding, is kept in the
+    folder ``cache``, and a fine-tuning that was interrupted goes on from what lies there.
     """
 
     family: str = FAMILY
@@ -122,36 +125,35 @@ def run(
     beaten = load_champion(champion) if champion is not None else None
     if options.encoder is None:
         _check_champion(options.family, beaten)
-    teller = Teller(tell)
+    # Beside the fits there are splitting and features.
+    is_tuned = options.family in _TUNED
+    steps = fitting.steps(
+        len(taxonomy.topics), options.folds, has_encoder=options.family in _FROZEN, has_curve=not is_tuned
+    )
+    teller = Teller(tell, total=2 + steps, long=_LONG * steps if is_tuned and options.encoder else 0)
+
     teller.phase("split", f"{len(examples):,} examples: splitting by document, looking for near-duplicates")
     frozen = beaten.rows if beaten else []
     groups = [example.group for example in examples]
     texts = [example.text for example in examples]
     split = splits.split(texts, groups, options.holdout, [example.text for example in frozen])
-    kept, fitted = list(compress(examples, split.held)), list(compress(examples, split.fitted))
-    has_tuned = _has_tuned_encoder(options, fitted, taxonomy, beaten)
-    has_frozen = options.family != FAMILY and not has_tuned
-    is_tuned = options.family in (TUNED_FAMILY, CROSS_FAMILY)
-    steps = fitting.steps(len(taxonomy.topics), options.folds, has_encoder=has_frozen, has_curve=not is_tuned)
-    n_long = has_tuned + (options.family == CROSS_FAMILY) if options.encoder else 0
-    # Beside the fits there are splitting and features.
-    teller.plan(2 + steps, _LONG * steps, n_long)
+    kept = list(compress(examples, split.held))
     teller.step()
-    embeddings = _embeddings(options, beaten, teller) if has_frozen else None
-    checkpoint = _checkpoint(options, teller) if has_tuned and options.encoder else None
-    material = _material(fitted, taxonomy, embeddings, options, examples_path, teller)
+    embeddings = _embeddings(options, beaten, teller) if options.family in _FROZEN else None
+    checkpoint = _checkpoint(options, teller) if options.family == TUNED_FAMILY and options.encoder else None
+    material = _material(list(compress(examples, split.fitted)), taxonomy, embeddings, options, examples_path, teller)
 
     choices, found = _choose(material, examples, split, options, teller)
-    pairs, tuned, states = None, None, []
-    if has_tuned:
+    pairs, tuned, state = None, None, None
+    if options.family == TUNED_FAMILY:
         tuned, state = _tuned_encoder(material, choices, split, options, checkpoint, beaten, teller)
-        states.append(state)
     if options.family == CROSS_FAMILY:
-        pairs, state = _pair_model(material, choices, split, tuned, options, beaten, teller)
-        states.append(state)
+        pairs, state = _pair_model(material, choices, split, options, beaten, teller)
         choices = choices._replace(
             rules=calibration.rules_with_zero_shot(choices.rules, pairs.spec.zero_shot, pairs.spec.alone_from)
         )
+    if is_tuned:
+        teller.whole()
     scorer, measured = _fit(material, choices, kept, found, pairs, tuned, options, teller)
     teller.phase("write", "drawing the report and writing the bundle")
     manifest, files = seal(
@@ -166,7 +168,7 @@ def run(
         is_carried=options.encoder is None and is_tuned,
     )
     directory = _write(manifest, files, output)
-    for state in filter(None, states):
+    if state is not None:
         state.unlink(missing_ok=True)
     gate = None
     if beaten is not None:
@@ -184,27 +186,13 @@ def run(
     return Trained(directory, manifest.version, found, gate)
 
 
-def _has_tuned_encoder(
-    options: Options, fitted: Sequence[Example], taxonomy: Taxonomy, champion: Champion | None
-) -> bool:
-    """Tell whether the encoder beside the heads is fine-tuned on labels."""
-    if options.family != CROSS_FAMILY:
-        return options.family == TUNED_FAMILY
-    if options.encoder is not None:
-        from training.crossencoding import needs_frozen
-
-        return not needs_frozen(fitted, taxonomy)
-    encoder = champion.bundle.scorer.model.features.encoder if champion is not None else None
-    return encoder is not None and encoder.spec.tuned is not None
-
-
 def _check_champion(family: str, champion: Champion | None) -> None:
     """Raise InvalidData where a family needs what was fine-tuned, and the champion has none."""
     scorer = None if champion is None else champion.bundle.scorer
     encoder = None if scorer is None else scorer.model.features.encoder
     if family == CROSS_FAMILY and (scorer is None or not scorer.pairs):
         raise InvalidData(["encoder: to fine-tune a pair model, name a checkpoint, or a champion that has one"])
-    if family == "encoder" and encoder is not None and encoder.spec.tuned is not None:
+    if family in _FROZEN and encoder is not None and encoder.spec.tuned is not None:
         raise InvalidData(["encoder: the champion's is fine-tuned on labels; name a checkpoint"])
     if family == TUNED_FAMILY and (encoder is None or encoder.spec.tuned is None):
         raise InvalidData(["encoder: to fine-tune one, name a checkpoint, or a champion that has one fine-tuned"])
@@ -244,7 +232,6 @@ def _pair_model(
     material: fitting.Material,
     choices: fitting.Choices,
     split: splits.Split,
-    tuned: TunedEncoder | None,
     options: Options,
     champion: Champion | None,
     teller: Teller,
@@ -253,29 +240,27 @@ def _pair_model(
     from training import crossencoding
     from training.checkpoint import folder_of
 
-    encoder = tuned.encoder if tuned is not None else material.features.encoder
+    encoder = material.features.encoder
     assert encoder is not None
     if options.encoder is None:
         assert champion is not None and champion.bundle.scorer.pairs is not None
-        teller.phase("pairs", "taking the champion's pair model")
+        teller.phase("tune", "taking the champion's pair model")
         return crossencoding.FittedPairs(
             crossencoding.carried(champion.bundle.scorer.pairs, encoder.tokenizer, material), None
         )
     folder, _ = folder_of(options.encoder, options.online)
-    teller.phase("pairs", f"fine-tuning {folder.name} on pairs of propositions and paragraphs")
-    fitted = crossencoding.fit_pairs(
+    teller.phase("tune", f"fine-tuning {folder.name} on pairs of propositions and paragraphs")
+    return crossencoding.fit_pairs(
         material,
         choices,
         split.near.among(split.fitted),
         folder,
-        encoder,
-        tuned,
+        encoder.spec,
+        encoder.tokenizer,
         seed=options.seed,
         cache=options.cache,
         step=teller.part,
     )
-    teller.whole()
-    return fitted
 
 
 def _tuned_encoder(
@@ -296,7 +281,7 @@ def _tuned_encoder(
         return tuning.carried(old.scorer.model, old.taxonomy, material), None
     folder, spec = checkpoint
     teller.phase("tune", f"fine-tuning {folder.name} on paragraphs")
-    fitted = tuning.fit_encoder(
+    return tuning.fit_encoder(
         material,
         choices,
         split.near.among(split.fitted),
@@ -307,8 +292,6 @@ def _tuned_encoder(
         threads=options.jobs,
         step=teller.part,
     )
-    teller.whole()
-    return fitted
 
 
 def _material(

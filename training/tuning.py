@@ -19,7 +19,7 @@ from models.encoder import Encoder, EncoderFeatures, EncoderSpec, HeadBlend
 from models.errors import InvalidData
 from models.examples import STANCES, examples_hash
 from models.features import NgramFeatures
-from models.linear import LinearModel, sigmoid, softmax
+from models.linear import LinearModel
 from models.taxonomy import Taxonomy
 from training import blending, splits
 from training.embeddings import Embeddings
@@ -52,12 +52,14 @@ class TunedEncoder(NamedTuple):
 
     def beside(self, heads: LinearModel, topics: tuple[str, ...]) -> LinearModel:
         """Return one model of `heads`, over n-grams alone, and of the encoder."""
-        ngrams = heads.features.ngrams
-        assert isinstance(ngrams, NgramFeatures)
-        slope, offset, stance_slope, stance_offset = self._blends(topics)
+        ngrams, blends = heads.features.ngrams, self.encoder.spec.tuned
+        assert isinstance(ngrams, NgramFeatures) and blends is not None
+        chosen = [blends[topic] for topic in topics]
+        slope, offset = (np.array([getattr(blend, name) for blend in chosen]) for name in ("head", "offset"))
         stance_weights, stance_bias = None, None
         if heads.stance_weights is not None and heads.stance_bias is not None:
-            stance_bias = heads.stance_bias * stance_slope[:, np.newaxis] + stance_offset
+            stance_slope = np.array([blend.stance_head for blend in chosen])
+            stance_bias = heads.stance_bias * stance_slope[:, np.newaxis] + [blend.stance_offset for blend in chosen]
             stance_weights = np.zeros((1 + len(topics), ngrams.size + self.encoder.spec.dimension, len(STANCES)), "f4")
             # What the topics share has one slope, and each topic's own weights make up for another.
             shared = heads.stance_weights[0] * stance_slope.max()
@@ -73,30 +75,6 @@ class TunedEncoder(NamedTuple):
             stance_weights,
             stance_bias,
         )
-
-    def joined(self, choices: Choices, material: Material, rows: NDArray[np.int64]) -> Choices:
-        """Put the blend's scores in the place of the heads' out-of-fold scores of some rows, shape (n,), which the
-        encoder was not fitted on."""
-        slope, offset, stance_slope, stance_offset = self._blends(material.taxonomy.ids)
-        embeddings = np.array([self.embed(material.examples[row].text) for row in rows])
-        scores = choices.topic.scores.copy()
-        scores[rows] = sigmoid(slope * blending.log_odds(scores[rows]) + embeddings @ self.topic_weights + offset)
-        joined = choices._replace(topic=choices.topic._replace(scores=scores))
-        if choices.stance is None:
-            return joined
-        inside, row, _ = blending.stances_of(material, rows)
-        topic, found = material.pairs.topic[inside], choices.stance.scores.copy()
-        heads = stance_slope[topic, np.newaxis] * blending.log_likelihoods(found[inside])
-        said = np.einsum("nd,ndk->nk", embeddings[row], self.stance_weights[topic])
-        found[inside] = softmax(heads + said + stance_offset[topic])
-        return joined._replace(stance=choices.stance._replace(scores=found))
-
-    def _blends(self, topics: tuple[str, ...]) -> list[FloatArray]:
-        """Return the topics' slopes, shape (n_topics,), offsets, and the same for stances, these (n_topics, 3)."""
-        blends = self.encoder.spec.tuned
-        assert blends is not None
-        names = ("head", "offset", "stance_head", "stance_offset")
-        return [np.array([getattr(blends[topic], name) for topic in topics]) for name in names]
 
 
 def fit_encoder(

@@ -190,19 +190,14 @@ def test_without_a_checkpoint_or_a_champion_there_is_nothing_to_tune(folder: Pat
         run(folder / "examples.jsonl", folder / "taxonomy.toml", tmp_path / "bundle", Options("crossencoder", jobs=1))
 
 
-@pytest.mark.parametrize("is_tuned", [False, True])
 def test_where_no_held_row_has_a_stance_the_heads_stand_alone(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_tuned: bool
+    folder: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from training.finetuning import Recipe
     from training.pairs import PairRecipe
 
     monkeypatch.setattr("training.pairs.PairRecipe", partial(PairRecipe, epochs=1))
-    monkeypatch.setattr("training.texts.recipe_for", lambda _, **given: Recipe(epochs=1, **given))
-    monkeypatch.setattr(blending, "ENOUGH", 1)
-    write_small(tmp_path, unlabelled=not is_tuned)
-    taxonomy = read_taxonomy(tmp_path / "taxonomy.toml")
-    examples = read_examples(tmp_path / "examples.jsonl", taxonomy)
+    taxonomy = read_taxonomy(folder / "taxonomy.toml")
+    examples = read_examples(folder / "examples.jsonl", taxonomy)
     held = splits.folds([example.group for example in examples], 10, 0) == 0
     bare = [
         {"text": each.text, "topics": list(each.topics) if out else each.topics, "document_id": each.group}
@@ -210,10 +205,8 @@ def test_where_no_held_row_has_a_stance_the_heads_stand_alone(
     ]
     (tmp_path / "bare.jsonl").write_text("".join(json.dumps(row) + "\n" for row in bare))
     options = Options("crossencoder", holdout=0.0, jobs=1, encoder=str(checkpoint))
-    run(tmp_path / "bare.jsonl", tmp_path / "taxonomy.toml", tmp_path / "bundle", options)
+    run(tmp_path / "bare.jsonl", folder / "taxonomy.toml", tmp_path / "bundle", options)
     scorer = load_bundle(tmp_path / "bundle").scorer
-    encoder = scorer.model.features.encoder
-    assert encoder is not None and (encoder.spec.tuned is not None) == is_tuned
     assert scorer.pairs is not None and scorer.pairs.spec.stance == Blend(1.0, 0.0, [0.0, 0.0, 0.0])
     assert scorer.classify(TEXT, explain=True).topics[0].stance is not None
 

@@ -17,11 +17,9 @@ from models.bundle import GRAPH, Bundle, load_bundle
 from models.encoder import Encoder, EncoderSpec, HeadBlend
 from models.errors import InvalidData
 from models.examples import read_examples
-from models.linear import LinearModel
-from models.scorer import Scorer
 from models.taxonomy import read_taxonomy
 from tests.conftest import ROOT, serving, write_small
-from training import blending, fitting, splits
+from training import blending
 from training.gate import _same_heads
 from training.run import Options, run
 from training.tuning import TunedEncoder
@@ -101,41 +99,6 @@ def test_the_blend_is_one_linear_model(shared_small: Callable[..., Path], encode
             whole = whole + embedding @ stances[place] + blend.stance_offset
             found = model.stance_logits(model.features.read(text), place)
             np.testing.assert_allclose(found, whole - whole.mean(), atol=1e-5)
-
-
-def test_joined_scores_are_those_of_the_blend(folder: Path, encoder: Encoder) -> None:
-    taxonomy = read_taxonomy(folder / "taxonomy.toml")
-    examples = read_examples(folder / "examples.jsonl", taxonomy)[:30]
-    material = fitting.prepare(examples, taxonomy)
-    near = splits.split([each.text for each in examples], [each.group for each in examples], 0.0, []).near
-    choices = fitting.choose(material, near, folds=3, seed=0, jobs=1, step=lambda: None)
-    found = fitting.fit(material, choices, jobs=1, step=lambda: None).model
-    assert found.stance_weights is not None and found.stance_bias is not None
-    # Less certain of themselves than after so few rows.
-    parts = (found.topic_weights, found.topic_bias, found.stance_weights, found.stance_bias)
-    heads = LinearModel(found.features, *(np.array(0.05, each.dtype) * each for each in parts))
-    blends = {name: HeadBlend(0.5, 1.5, 2.0, [0.1, 0.2, 0.3 * place]) for place, name in enumerate(taxonomy.ids)}
-    own = Encoder(encoder.graph, encoder.tokenizer, replace(encoder.spec, tuned=blends))
-    drawn = np.random.default_rng(0)
-    tuned = TunedEncoder(own, own.embed, drawn.normal(size=(384, 3)), drawn.normal(size=(3, 384, 3)))
-    # Heads that say out of fold what they say of what they were fitted on.
-    texts = [each.text for each in examples]
-    asked = [(texts[row], taxonomy.ids[topic]) for row, topic in zip(*material.pairs[:2], strict=True)]
-    alone, blend = (Scorer(taxonomy, choices.rules, model) for model in (heads, tuned.beside(heads, taxonomy.ids)))
-    assert choices.stance is not None
-    given = choices._replace(
-        topic=choices.topic._replace(scores=alone.topic_scores(texts)),
-        stance=choices.stance._replace(scores=alone.stance_scores(asked)),
-    )
-    rows = np.array([3, 4, 17])
-    joined = tuned.joined(given, material, rows)
-    others = np.setdiff1d(np.arange(len(texts)), rows)
-    np.testing.assert_allclose(joined.topic.scores[rows], blend.topic_scores(texts)[rows], atol=1e-5)
-    np.testing.assert_array_equal(joined.topic.scores[others], given.topic.scores[others])
-    inside = np.isin(material.pairs.row, rows)
-    np.testing.assert_allclose(joined.stance_scores[inside], blend.stance_scores(asked)[inside], atol=1e-5)
-    np.testing.assert_array_equal(joined.stance_scores[~inside], given.stance_scores[~inside])
-    assert inside.any() and np.abs(joined.stance_scores - given.stance_scores).max() > 0.01
 
 
 def test_a_topic_that_nobody_labelled_is_left_to_its_head(bundle: Bundle) -> None:
