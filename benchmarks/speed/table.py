@@ -54,7 +54,8 @@ def show(
     *,
     is_alike: bool = True,
 ) -> None:
-    """Print medians with their spread, and, of rows that are alike, how often the last one's goes into each."""
+    """Print medians with their spread, and, of rows that are alike, how often the last one's goes into each, unless that
+    one came to nothing."""
     last = list(rates)[-1]
     least = rates[last] if is_alike else {}
     told = f"; x times {last}" if is_alike else ""
@@ -68,7 +69,8 @@ def show(
                 cells.append("not measured")
                 continue
             median = statistics.median(found[column])
-            times = f"  x {median / statistics.median(least[column]):.3g}" if column in least else ""
+            one = statistics.median(least[column]) if column in least else 0
+            times = f"  x {median / one:.3g}" if one else ""
             cells.append(f"{median:,.5g} ({min(found[column]):,.5g} to {max(found[column]):,.5g}){times}")
         print(f"{name:<34}" + "".join(f"{cell:>38}" for cell in cells))
 
