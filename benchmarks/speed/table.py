@@ -54,8 +54,8 @@ def show(
     *,
     is_alike: bool = True,
 ) -> None:
-    """Print medians with their spread, and, of rows that are alike, how often the last one's goes into each, unless that
-    one came to nothing."""
+    """Print medians with their spread, and, of rows that are alike, how often the last one's goes into each, if it did
+    anything."""
     last = list(rates)[-1]
     least = rates[last] if is_alike else {}
     told = f"; x times {last}" if is_alike else ""
