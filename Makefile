@@ -46,7 +46,7 @@ test: .venv/dev  ## Run the checks and every test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: .venv/dev  ## Lint, types, and the labels
 	$(BIN)/ruff check .

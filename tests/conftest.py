@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import json
 import os
@@ -31,6 +32,11 @@ SEEDS = ROOT / "seeds" / "paragraphs.jsonl"
 TAXONOMY = ROOT / "seeds" / "taxonomy.toml"
 
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # As many processes as cores run tests: were each to spread its products over all cores, they would wait in turn.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
 def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> None:
     """Turn a skip into a failure where STANCERY_NO_SKIPS is set, as it is in CI."""
     if os.environ.get("STANCERY_NO_SKIPS") and call.excinfo and call.excinfo.errisinstance(pytest.skip.Exception):
@@ -53,8 +59,14 @@ def seeds(taxonomy: Taxonomy) -> list[Example]:
 
 @pytest.fixture(scope="session")
 def bundle_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle fitted from the seeds with default settings, as ``make serve`` does it."""
-    return train(SEEDS, TAXONOMY, tmp_path_factory.mktemp("seeds") / "bundle", Options(jobs=2))
+    """A bundle fitted from the seeds with default settings, as ``make serve`` does it; once for all processes."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        path = folder / "seeds-bundle"
+        return path if path.exists() else train(SEEDS, TAXONOMY, path, Options(jobs=2))
 
 
 @pytest.fixture(scope="session")
