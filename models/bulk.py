@@ -1,4 +1,4 @@
-"""A file of any length, labelled on all cores: in stretches that each become a file of their own, joined at last.
+"""A file of any length, labelled on all cores: in stretches that each become a file of their own, joined as they come.
 
 What lies in the folder of stretches is whole, so a run that was cut short goes on with those that are missing.
 """
@@ -10,7 +10,7 @@ import shutil
 import signal
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
 from itertools import chain, islice
@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Thread
-from typing import IO, Any, TypeVar
+from typing import IO
 
 import msgspec
 
@@ -29,13 +29,14 @@ from models.errors import InvalidData, StanceryError
 from models.scorer import Scorer
 from models.tables import Row
 
-T = TypeVar("T")
 # Paragraphs; in Parquet a row group.
 STRETCH = 2048
 # Where a paragraph takes milliseconds: every core gets something to do soon, and little is lost by an interrupt.
 SLOW_STRETCH = 64
 # Stretches read ahead of each worker, so that none waits for the reading; more would only take memory.
 _AHEAD = 2
+# Stretches that may wait for the disk before the scoring does.
+_UNWRITTEN = 64
 _JOB = "job.json"
 
 
@@ -105,7 +106,7 @@ def to_stream(job: Job, stream: IO[bytes], *, jobs: int, step: Callable[[int], N
         return
     with TemporaryDirectory(prefix="stancery-") as folder:
         tasks = ((rows, _path(Path(folder), number)) for number, rows in enumerate(_stretches(job)))
-        with closing(_done(job, scorer, jobs, _left, tasks)) as blocks:
+        with closing(_done(job, scorer, jobs, tasks)) as blocks:
             for count, path in blocks:
                 stream.write(path.read_bytes())
                 path.unlink()
@@ -140,9 +141,15 @@ def to_file(job: Job, output: Path, *, jobs: int, resume: bool, step: Callable[[
     tables.check_writable(job.output_format)
     _open_folder(folder, job, resume)
     try:
-        count = _fill(job, scorer, folder, jobs, step)
         whole = folder / "whole"
-        tables.join([_path(folder, number) for number in range(count)], whole, job.output_format)
+        with (
+            tables.joined(whole, job.output_format) as add,
+            _in_order(folder, add) as keep,
+            closing(_done(job, scorer, jobs, _missing(job, folder, step))) as parts,
+        ):
+            for count, part in parts:
+                keep(part)
+                step(count)
         whole.replace(output)
     except BaseException as error:
         if isinstance(error, InvalidData) or job.file == "-":
@@ -188,27 +195,50 @@ def _stretches(job: Job) -> Iterator[list[Row]]:
     return iter(lambda: list(islice(rows, job.stretch)), [])
 
 
-def _fill(job: Job, scorer: Scorer, folder: Path, jobs: int, step: Callable[[int], None]) -> int:
-    """Make every stretch that is missing; return how many there are in all."""
-    count = 0
-
-    def missing() -> Iterator[tuple[list[Row], Path]]:
-        nonlocal count
-        for rows in _stretches(job):
-            path = _path(folder, count)
-            count += 1
-            if path.exists():
-                step(len(rows))
-            else:
-                yield rows, path
-
-    with closing(_done(job, scorer, jobs, _written, missing())) as counts:
-        for done in counts:
-            step(done)
-    return count
+def _missing(job: Job, folder: Path, step: Callable[[int], None]) -> Iterator[tuple[list[Row], Path]]:
+    """Yield each stretch that is not there yet, and where it is to be left."""
+    for number, rows in enumerate(_stretches(job)):
+        path = _path(folder, number)
+        if path.exists():
+            step(len(rows))
+        else:
+            yield rows, path.with_suffix(".part")
 
 
-def _left(job: Job, scorer: Scorer, rows: list[Row], path: Path) -> tuple[int, Path]:
+@contextmanager
+def _in_order(folder: Path, add: Callable[[Path], None]) -> Iterator[Callable[[Path], None]]:
+    """Yield what takes a stretch that was left and lets it be there, on disk, and in the whole after those before it.
+
+    A thread of its own does so: the scoring waits for no disk.
+    """
+    added = 0
+
+    def keep(part: Path) -> None:
+        with part.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        part.replace(part.with_suffix(""))
+        catch_up()
+
+    def catch_up() -> None:
+        nonlocal added
+        while (path := _path(folder, added)).exists():
+            add(path)
+            added += 1
+
+    with ThreadPoolExecutor(1) as thread:
+        pending: deque[Future[None]] = deque()
+
+        def submit(part: Path) -> None:
+            pending.append(thread.submit(keep, part))
+            if len(pending) > _UNWRITTEN:
+                pending.popleft().result()
+
+        yield submit
+        for each in (*pending, thread.submit(catch_up)):
+            each.result()
+
+
+def _leave(job: Job, scorer: Scorer, rows: list[Row], path: Path) -> tuple[int, Path]:
     """Label a stretch into a file.
 
     A process that is ended in the middle of sending much would leave whoever receives it waiting for ever.
@@ -217,41 +247,32 @@ def _left(job: Job, scorer: Scorer, rows: list[Row], path: Path) -> tuple[int, P
     return len(rows), path
 
 
-def _written(job: Job, scorer: Scorer, rows: list[Row], path: Path) -> int:
-    """Label a stretch into a file that is there only once it is whole, and on disk."""
-    part = path.with_suffix(".part")
-    data = job.label(scorer, rows)
-    with part.open("wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    part.replace(path)
-    return len(rows)
-
-
 def _done(
-    job: Job, scorer: Scorer, jobs: int, work: Callable[..., T], tasks: Iterator[tuple[Any, ...]]
-) -> Generator[T, None, None]:
-    """Yield ``work(job, scorer, *task)`` for each task in order, from `jobs` processes where there is enough to do."""
+    job: Job, scorer: Scorer, jobs: int, tasks: Iterator[tuple[list[Row], Path]]
+) -> Generator[tuple[int, Path], None, None]:
+    """Label each stretch into its file; yield its length and the file, in order.
+
+    Where there is enough to do, `jobs` processes do it.
+    """
     first = list(islice(tasks, 2))
     if len(first) < 2 or jobs == 1:
-        for task in chain(first, tasks):
-            yield work(job, scorer, *task)
+        for rows, path in chain(first, tasks):
+            yield _leave(job, scorer, rows, path)
         return
-    pending: deque[Future[T]] = deque()
+    pending: deque[Future[tuple[int, Path]]] = deque()
     with _pool(job, jobs) as pool:
-        for task in chain(first, tasks):
+        for rows, path in chain(first, tasks):
             with _held_interrupt():
-                pending.append(_submitted(pool, work, task))
+                pending.append(_submitted(pool, rows, path))
             if len(pending) > _AHEAD * jobs:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
 
 
-def _submitted(pool: ProcessPoolExecutor, work: Callable[..., T], task: tuple[Any, ...]) -> Future[T]:
+def _submitted(pool: ProcessPoolExecutor, rows: list[Row], path: Path) -> Future[tuple[int, Path]]:
     try:
-        return pool.submit(_in_worker, work, task)
+        return pool.submit(_in_worker, rows, path)
     except (OSError, ValueError) as error:
         # A process has died while another was started, whose pipes the pool closed.
         raise BrokenProcessPool from error
@@ -311,5 +332,5 @@ def _end_with_parent(ending: Connection) -> None:
     os._exit(1)
 
 
-def _in_worker(work: Callable[..., T], task: tuple[Any, ...]) -> T:
-    return work(_Worker.job, _Worker.scorer, *task)
+def _in_worker(rows: list[Row], path: Path) -> tuple[int, Path]:
+    return _leave(_Worker.job, _Worker.scorer, rows, path)

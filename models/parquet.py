@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -54,10 +55,14 @@ def encode(results: Iterable[Result]) -> bytes:
     return buffer.getvalue()
 
 
-def join(parts: Iterable[Path], stream: IO[bytes]) -> None:
-    """Write the row groups of files that :func:`encode` made, one after the other, to one file."""
+@contextmanager
+def joined(stream: IO[bytes]) -> Iterator[Callable[[Path], None]]:
+    """Yield what adds the row groups of a file that :func:`encode` made to the one file in `stream`."""
     with parquet.ParquetWriter(stream, SCHEMA) as writer:
-        for part in parts:
+
+        def add(part: Path) -> None:
             with parquet.ParquetFile(part) as file:
                 for group in range(file.num_row_groups):
                     writer.write_table(file.read_row_group(group))
+
+        yield add

@@ -8,7 +8,7 @@ import io
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -191,16 +191,21 @@ def encode(results: Iterable[Result], format: str) -> bytes:
     return _lines(results)
 
 
-def join(parts: Iterable[Path], output: Path, format: str) -> None:
-    """Join what :func:`encode` made, in order, into one file on disk."""
+@contextmanager
+def joined(output: Path, format: str) -> Iterator[Callable[[Path], None]]:
+    """Open a file on disk; yield what adds a file of what :func:`encode` made to its end."""
     with output.open("wb") as stream:
         if format == "parquet":
-            _parquet_module().join(parts, stream)
+            with _parquet_module().joined(stream) as add:
+                yield add
         else:
             stream.write(head(format))
-            for part in parts:
+
+            def add_bytes(part: Path) -> None:
                 with part.open("rb") as source:
-                    shutil.copyfileobj(source, stream)
+                    shutil.copyfileobj(source, stream, 1 << 20)
+
+            yield add_bytes
         stream.flush()
         os.fsync(stream.fileno())
 

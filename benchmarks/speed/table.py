@@ -71,8 +71,12 @@ def show(
             median = statistics.median(found[column])
             one = statistics.median(least[column]) if column in least else 0
             times = f"  x {median / one:.3g}" if one else ""
-            cells.append(f"{median:,.5g} ({min(found[column]):,.5g} to {max(found[column]):,.5g}){times}")
+            cells.append(f"{_number(median)} ({_number(min(found[column]))} to {_number(max(found[column]))}){times}")
         print(f"{name:<34}" + "".join(f"{cell:>38}" for cell in cells))
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10_000 else f"{value:,.4g}"
 
 
 def plot(path: Path, unit: str, columns: Sequence[str], rates: Mapping[str, Mapping[str, list[float]]]) -> None:
