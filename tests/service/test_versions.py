@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -117,6 +121,35 @@ def test_promotion_and_rollback_by_command_and_by_call(two: Two, server: Server)
     listed = stancery("models", "list", "--home", str(two.home)).stdout
     assert f"{first}  active" in listed and f"{second}  retired" in listed
     assert stancery("models", "activate", "none", "--home", str(two.home)).returncode == 1
+
+
+def test_requests_meanwhile_are_answered_by_the_one_or_the_other(two: Two, server: Server) -> None:
+    assert stancery("models", "activate", two.second.manifest.version, "--home", str(two.home)).returncode == 0
+    assert follows(server, two.second)
+    over = threading.Event()
+    body = json.dumps({"paragraphs": [TEXT], "topics": ["tea"]})
+
+    def ask() -> set[tuple[str, float]]:
+        found = set()
+        with closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)) as connection:
+            while not over.is_set():
+                connection.request("POST", "/v1/classify", body, {"Content-Type": "application/json"})
+                answer = connection.getresponse()
+                assert answer.status == 200
+                told = json.load(answer)
+                found.add((told["model"], told["results"][0]["topics"][0]["score"]))
+        return found
+
+    with ThreadPoolExecutor() as pool:
+        asking = [pool.submit(ask) for _ in range(4)]
+        try:
+            for bundle in (two.first, two.second) * 3:
+                assert activate(server, bundle).status == 200
+                assert follows(server, bundle)
+        finally:
+            over.set()
+    both = {(bundle.manifest.version, score(bundle)) for bundle in (two.first, two.second)}
+    assert [each.result() for each in asking] == [both] * 4
 
 
 def test_a_request_may_name_a_version(two: Two, server: Server) -> None:
