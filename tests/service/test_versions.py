@@ -127,9 +127,9 @@ def test_requests_meanwhile_are_answered_by_the_one_or_the_other(two: Two, serve
     assert stancery("models", "activate", two.second.manifest.version, "--home", str(two.home)).returncode == 0
     assert follows(server, two.second)
     over = threading.Event()
-    body = json.dumps({"paragraphs": [TEXT], "topics": ["tea"]})
 
-    def ask() -> set[tuple[str, float]]:
+    def ask(**options: Any) -> set[tuple[str, float]]:
+        body = json.dumps({"paragraphs": [TEXT], **options})
         found = set()
         with closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)) as connection:
             while not over.is_set():
@@ -141,7 +141,8 @@ def test_requests_meanwhile_are_answered_by_the_one_or_the_other(two: Two, serve
         return found
 
     with ThreadPoolExecutor() as pool:
-        asking = [pool.submit(ask) for _ in range(4)]
+        # Where topics are named a request takes the long way.
+        asking = [pool.submit(ask), pool.submit(ask, topics=["tea"])]
         try:
             for bundle in (two.first, two.second) * 3:
                 assert activate(server, bundle).status == 200
@@ -149,7 +150,7 @@ def test_requests_meanwhile_are_answered_by_the_one_or_the_other(two: Two, serve
         finally:
             over.set()
     both = {(bundle.manifest.version, score(bundle)) for bundle in (two.first, two.second)}
-    assert [each.result() for each in asking] == [both] * 4
+    assert [each.result() for each in asking] == [both, both]
 
 
 def test_a_request_may_name_a_version(two: Two, server: Server) -> None:
