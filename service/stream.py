@@ -91,10 +91,11 @@ class StreamResponse(Response):
                 while data := await spool.get():
                     await self._send(send, {"type": "http.response.body", "body": data, "more_body": True}, spool)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
-        except* (Stalled, ConnectionError):
+        # The connection's own errors, and those of the disk that answers wait on.
+        except* (Stalled, OSError) as broken:
             # The connection breaks off without its closing chunk, so a cut answer cannot be taken for a whole one, and
             # at once: what the client does not take would keep it open.
-            log.info("stream broken off")
+            log.info("stream broken off: %s", "; ".join(repr(error) for error in broken.exceptions))
             if abort := scope.get(ABORT):
                 abort()
         finally:
