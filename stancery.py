@@ -309,7 +309,7 @@ def _train_remote(url: str, key: str | None, request: dict[str, Any]) -> None:
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("examples", type=click.Path(path_type=Path))
 @option("--json", "as_json", is_flag=True, help="Print every figure as JSON.")
-@option("--seed", default=0, type=int, help="Draws the intervals.")
+@option("--seed", default=0, type=click.IntRange(0), help="Draws the intervals.")
 def evaluate(bundle: Path, examples: Path, as_json: bool, seed: int) -> None:
     """Measure BUNDLE on EXAMPLES, every figure with its interval. Never measure on what it was fitted on."""
     import msgspec

@@ -137,7 +137,7 @@ class Bundle(NamedTuple):
             if canary.stance_topic is not None and canary.stance is not None:
                 got = np.append(got, scorer.stance_scores([(canary.text, canary.stance_topic)])[0])
                 expected = np.append(expected, canary.stance)
-            if got.shape != expected.shape or np.abs(got - expected).max() > tolerance:
+            if got.shape != expected.shape or not np.abs(got - expected).max() <= tolerance:
                 raise BundleError(f"{self.path}: canary {number} does not get the scores that the manifest names")
 
 
