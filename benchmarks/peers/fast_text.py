@@ -34,7 +34,7 @@ class Fast:
             f"__label__{stance} topic{topic} {_words(text)}" for text, topic, stance in zip(*pairs_of(job), strict=True)
         ]
         self._topics = self._fitted(topics, "ova", job["seed"])
-        self._stances = self._fitted(stances, "softmax", job["seed"])
+        self._stances = self._fitted(stances, "softmax", job["seed"]) if stances else None
 
     @staticmethod
     def _fitted(lines: list[str], loss: str, seed: int) -> Any:
@@ -47,6 +47,8 @@ class Fast:
     @staticmethod
     def _scores(model: Any, texts: list[str], n: int) -> np.ndarray:
         found = np.zeros((len(texts), n))
+        if model is None:
+            return found
         for row, text in enumerate(texts):
             # Not by model.predict, which wants a NumPy of long ago.
             for score, label in model.f.predict(text + "\n", -1, 0.0, "strict"):
@@ -60,7 +62,7 @@ class Fast:
         return self._scores(self._stances, [f"topic{topic} {_words(text)}" for text in texts], len(STANCES))
 
     def megabytes(self) -> float:
-        return sum(model.get_input_matrix().nbytes for model in (self._topics, self._stances)) / 1e6
+        return sum(model.get_input_matrix().nbytes for model in (self._topics, self._stances) if model) / 1e6
 
 
 if __name__ == "__main__":

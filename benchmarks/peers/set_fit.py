@@ -25,7 +25,8 @@ class Contrastive:
         labels = [[int(topic in row["topics"]) for topic in self._names] for row in job["fitted"]]
         self._topics = self._fitted(texts, labels, "one-vs-rest")
         texts, topics, stances = pairs_of(job)
-        self._stances = self._fitted([self._named(*each) for each in zip(texts, topics, strict=True)], stances, None)
+        named = [self._named(*each) for each in zip(texts, topics, strict=True)]
+        self._stances = self._fitted(named, stances, None) if stances else None
 
     def _named(self, text: str, topic: int) -> str:
         return f"{self._names[topic]}: {text}"
@@ -44,7 +45,7 @@ class Contrastive:
 
     def stances(self, texts: list[str], topic: int) -> np.ndarray:
         found = np.zeros((len(texts), len(STANCES)))
-        if texts:
+        if texts and self._stances is not None:
             scores = self._stances.predict_proba([self._named(text, topic) for text in texts], as_numpy=True)
             found[:, self._stances.model_head.classes_] = scores
         return found
