@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from models.errors import InvalidData
+
 BATCH = 32
 _WARM = 0.1
 _KEPT = {"net", "best", "optimizer", "losses", "done", "own"}
@@ -108,13 +110,22 @@ class FineTuning(ABC):
         -------
         list of float
             The loss on what was held after each epoch, in nats.
+
+        Raises
+        ------
+        InvalidData
+            If the first epoch leaves no finite loss. No state of it is kept.
         """
         if state is not None and (kept := self._read(state)) is not None:
             self._restore(kept)
         while len(self._losses) < self._recipe.epochs and not self._is_past_best():
             self._epoch(len(self._losses), step)
             self._after_epoch(len(self._losses))
-            self._losses.append(self._held_loss())
+            loss = self._held_loss()
+            if not math.isfinite(loss) and not self._best:
+                raise InvalidData(["the fine-tuning diverged: after its first epoch the loss is no finite number"])
+            # An epoch that diverges is worse than any.
+            self._losses.append(loss if math.isfinite(loss) else math.inf)
             if self._losses[-1] == min(self._losses):
                 self._best = {name: value.detach().cpu().clone() for name, value in self._net.state_dict().items()}
             if state is not None:
