@@ -252,6 +252,7 @@ def load_bundle(directory: str | Path) -> Bundle:
         taxonomy = msgspec.json.decode(files[TAXONOMY], type=Taxonomy)
         vocabulary = msgspec.json.decode(files[VOCABULARY], type=dict[str, list[str]])
         arrays = load_arrays(files.pop(WEIGHTS))
+        _check_arrays(arrays, len(taxonomy.ids))
         ngrams = NgramFeatures(vocabulary["words"], vocabulary["chars"], arrays["idf"])
         features: Features = _beside_encoder(ngrams, files) if ENCODER in files else ngrams
         model = LinearModel(
@@ -272,8 +273,25 @@ def load_bundle(directory: str | Path) -> Bundle:
     return Bundle(path, manifest, scorer, card)
 
 
+def _check_arrays(arrays: Mapping[str, NDArray[Any]], n_topics: int) -> None:
+    """Raise ValueError where weights are not of so many topics, or are no numbers: scores would be nonsense quietly."""
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise ValueError(f"{name} holds what is no finite number")
+    shapes = {
+        "topic_weights": arrays["topic_weights"].shape[1:],
+        "topic_bias": arrays["topic_bias"].shape,
+    }
+    if "stance_bias" in arrays:
+        shapes["stance_bias"] = arrays["stance_bias"].shape[:1]
+        shapes["stance_weights"] = (arrays["stance_weights"].shape[0] - 1,)
+    for name, shape in shapes.items():
+        if shape != (n_topics,):
+            raise ValueError(f"{name} is not of the {n_topics} topics of the taxonomy")
+
+
 def _files(path: Path, manifest: Manifest) -> dict[str, bytes]:
-    if any(Path(name).name != name for name in manifest.files):
+    if any(Path(name).name != name or "\0" in name for name in manifest.files):
         raise BundleError(f"{path}: the manifest names a file outside the bundle")
     return {name: _verified(path, name, digest) for name, digest in manifest.files.items()}
 

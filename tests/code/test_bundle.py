@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load, save
 
 from models.bundle import DIGEST, FORMAT, MANIFEST, WEIGHTS, load_bundle, read_manifest, write_bundle
 from models.errors import BundleError
@@ -66,6 +67,42 @@ def test_a_manifest_that_points_outside_is_refused(copy: Path) -> None:
     seal(copy, lambda manifest: manifest["files"].update({"../x": {"bytes": 0, "sha256": ""}}))
     with pytest.raises(BundleError, match="outside the bundle"):
         load_bundle(copy)
+
+
+def test_a_name_that_no_file_can_have_is_refused(copy: Path) -> None:
+    seal(copy, lambda manifest: manifest["files"].update({"a\0b": {"bytes": 0, "sha256": ""}}))
+    with pytest.raises(BundleError, match="outside the bundle"):
+        load_bundle(copy)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "reason"),
+    [
+        ("topic_bias", lambda array: array * np.nan, "topic_bias holds what is no finite number"),
+        ("stance_weights", lambda array: np.where(array == array.max(), np.inf, array), "stance_weights holds"),
+        ("topic_bias", lambda array: array[:1], "topic_bias is not of the 2 topics"),
+        ("topic_weights", lambda array: np.hstack([array, array]), "topic_weights is not of the 2 topics"),
+        ("stance_bias", lambda array: array[:1], "stance_bias is not of the 2 topics"),
+        ("stance_weights", lambda array: array[:2], "stance_weights is not of the 2 topics"),
+    ],
+)
+def test_weights_that_would_score_nonsense_are_refused(
+    copy: Path, name: str, change: Callable[[np.ndarray], np.ndarray], reason: str
+) -> None:
+    arrays = load((copy / WEIGHTS).read_bytes())
+    data = save(arrays | {name: np.ascontiguousarray(change(arrays[name]))})
+    (copy / WEIGHTS).write_bytes(data)
+    digest = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    seal(copy, lambda manifest: manifest["files"].update({WEIGHTS: digest}))
+    with pytest.raises(BundleError, match=reason):
+        load_bundle(copy)
+
+
+def test_a_canary_without_a_number_is_noticed(copy: Path) -> None:
+    bundle = load_bundle(copy)
+    bundle.scorer.model.topic_bias[:] = np.nan
+    with pytest.raises(BundleError, match="canary 1"):
+        bundle.check_canaries()
 
 
 def test_a_canary_that_sings_another_tune_is_noticed(copy: Path) -> None:
