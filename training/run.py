@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -161,7 +162,7 @@ def run(
         material,
         choices,
         scorer,
-        Sides(examples, kept, _carried(frozen, texts, taxonomy)),
+        Sides(examples, kept, _carried(frozen, examples, taxonomy)),
         measured,
         asked={"holdout": options.holdout, "seed": options.seed},
         parent=beaten.bundle.manifest.version if beaten else None,
@@ -198,9 +199,18 @@ def _check_champion(family: str, champion: Champion | None) -> None:
         raise InvalidData(["encoder: to fine-tune one, name a checkpoint, or a champion that has one fine-tuned"])
 
 
-def _carried(frozen: Sequence[Example], texts: Sequence[str], taxonomy: Taxonomy) -> list[Example]:
-    present = {splits.folded(text) for text in texts}
-    return [example for example in frozen if splits.folded(example.text) not in present and fits(example, taxonomy)]
+def _carried(frozen: Sequence[Example], examples: Sequence[Example], taxonomy: Taxonomy) -> list[Example]:
+    """Return the rows that an earlier model was measured on and that are not among the examples any more."""
+    present = {splits.folded(example.text) for example in examples}
+    taken = {example.id for example in examples}
+    gone = [example for example in frozen if splits.folded(example.text) not in present and fits(example, taxonomy)]
+    # By now another text may be called so.
+    return [
+        msgspec.structs.replace(example, id=f"{example.id}-{hashlib.sha256(example.text.encode()).hexdigest()[:16]}")
+        if example.id in taken
+        else example
+        for example in gone
+    ]
 
 
 def _embeddings(options: Options, champion: Champion | None, teller: Teller) -> Embeddings:

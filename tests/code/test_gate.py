@@ -74,6 +74,13 @@ def test_rows_once_measured_on_are_not_fitted_on_under_another_name(
     assert before and before <= {example.text for example in read_holdout(made.directory)}
 
 
+def test_rows_that_are_carried_on_keep_names_of_their_own(challenge: Callable[[Change], Trained]) -> None:
+    made = challenge(lambda text: text.replace(" in town ", " in the city "))
+    rows = read_holdout(made.directory)
+    assert len({row.id for row in rows}) == len(rows)
+    assert {" in town " in row.text for row in rows if row.topics} == {True, False}
+
+
 def test_an_audit_names_a_label_that_is_wrong(challenge: Callable[[Change], Trained]) -> None:
     # Every third row is in favour; the first of them that is fitted on.
     number = next(number for number in range(0, 40, 3) if not holdout([f"d{number}"], 0.5)[0])
