@@ -72,13 +72,15 @@ def read_labels(data: bytes, taxonomy: Taxonomy, *, renamed: Mapping[str, str] =
     except InvalidData as error:
         return _unread("unknown", error.faults[0])
     gathering = Gathering(Names(taxonomy, renamed))
-    if layout := tables.layout_of(text, gathering.names):
+    is_json = text.lstrip().startswith(("{", "["))
+    # JSON on one line could pass for a header, by the words in it.
+    if not is_json and (layout := tables.layout_of(text, gathering.names)):
         tables.read(text, layout, gathering)
         return gathering.reading(layout.format, encoding)
     if fasttext.tells(text):
         fasttext.read(text, gathering)
         return gathering.reading("fasttext", encoding)
-    if not text.lstrip().startswith(("{", "[")):
+    if not is_json:
         return _unread(encoding, _allowed(_first_line(text)))
     try:
         rows = read_rows(text)

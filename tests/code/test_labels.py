@@ -65,6 +65,13 @@ def test_our_own_examples_come_in_as_lines_or_as_an_array(taxonomy: Taxonomy) ->
     assert only(read_labels(json.dumps(row, indent=2).encode(), taxonomy)).where == "item 1"
 
 
+def test_json_on_one_line_is_no_table_whatever_words_it_holds(taxonomy: Taxonomy) -> None:
+    row = {"id": "a", "text": "Two columns, text, topics, and nothing else.", "topics": {"crimea": "pro"}}
+    for data in (jsonl(row), array(row)):
+        reading = read_labels(data, taxonomy)
+        assert reading.format == "examples" and only(reading).topics == {"crimea": "favor"}
+
+
 def test_every_fault_of_every_line_is_told(taxonomy: Taxonomy) -> None:
     rows = [
         {"text": "Fine.", "topics": {"crimea": "pro"}},
