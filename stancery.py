@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from models.bundle import Bundle
 
 
+# What `train --remote` takes; the rest of its options are about a training here.
+_REMOTE = ("remote", "key", "family", "seed")
+
+
 class Classifier:
     """A loaded bundle.
 
@@ -121,7 +125,11 @@ def main() -> None:
 @main.command()
 @click.argument("file")
 @home_option
-@option("--bundle", type=click.Path(path_type=Path), help="The bundle to score with.  [default: the newest at home]")
+@option(
+    "--bundle",
+    type=click.Path(path_type=Path),
+    help="The bundle to score with.  [default: what served last at home, else the newest there]",
+)
 @option("--output", "-o", default="-", show_default=True, help="Where to; .jsonl, .csv or .parquet.")
 @option(
     "--format", type=click.Choice(["jsonl", "csv", "parquet", "text"]), help="Format of FILE, if not by its extension."
@@ -250,21 +258,18 @@ def train(
     if remote is not None:
         if examples is not None or taxonomy is not None:
             raise click.UsageError("--remote trains on the labels in the service's store; EXAMPLES and --taxonomy stay")
-        if encoder is not None:
-            raise click.UsageError("--remote takes the encoder of the version that serves; --encoder stays")
+        if kept := _given_beside(_REMOTE):
+            raise click.UsageError(f"--remote: the service decides by itself about {', '.join(kept)}")
         _train_remote(remote, key, {"family": family, "seed": seed})
         return
     if examples is None or taxonomy is None:
         raise click.UsageError("EXAMPLES and --taxonomy are needed, or --remote URL")
-    try:
-        from training.progress import bar
-        from training.run import Options, run
-    except ImportError as error:
-        raise click.ClickException(f"training needs more packages: pip install 'stancery[train]' ({error})") from error
     import msgspec
 
     from models.bundle import read_manifest
     from models.figures import gate_lines
+    from training.progress import bar
+    from training.run import Options, run
 
     family = family or ("encoder" if encoder else "linear")
     options = Options(
@@ -284,6 +289,18 @@ def train(
     if made.gate is not None:
         click.echo("\n".join(gate_lines(msgspec.to_builtins(made.gate))))
     click.echo(f"  look at {made.directory / 'report.html'}")
+
+
+def _given_beside(allowed: Sequence[str]) -> list[str]:
+    """Return the options of the command that were typed, of those that are not `allowed`."""
+    context = click.get_current_context()
+    return [
+        parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.name is not None
+        and parameter.name not in allowed
+        and context.get_parameter_source(parameter.name) is click.core.ParameterSource.COMMANDLINE
+    ]
 
 
 def _train_remote(url: str, key: str | None, request: dict[str, Any]) -> None:

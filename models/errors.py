@@ -8,10 +8,23 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 _ECHO_CHARS = 80
+# The libraries that only some installs have, by the extra that brings them.
+_EXTRAS = {
+    "train": ("joblib", "matplotlib", "scipy", "sklearn"),
+    "encoder": ("onnxruntime", "tokenizers"),
+    "checkpoint": ("huggingface_hub", "onnx", "torch", "transformers"),
+    "parquet": ("pyarrow",),
+    "postgres": ("psycopg",),
+}
 
 
 class StanceryError(Exception):
     """Base of every error raised on purpose. Its message says what, where and what is allowed."""
+
+    @property
+    def in_full(self) -> str:
+        """The message and its notes (PEP 678), which are for whoever runs the service, and for nobody who asks it."""
+        return "; ".join([str(self), *getattr(self, "__notes__", [])])
 
 
 class BundleError(StanceryError):
@@ -47,6 +60,13 @@ class InvalidData(StanceryError):
     def __init__(self, faults: Iterable[str]) -> None:
         self.faults = tuple(faults)
         super().__init__("\n".join(self.faults))
+
+
+def missing_extra(error: ModuleNotFoundError) -> str | None:
+    """Say what to install where a library is missing that only some installs have; None for any other module."""
+    name = (error.name or "").partition(".")[0]
+    extra = next((extra for extra, names in _EXTRAS.items() if name in names), None)
+    return extra and f"this needs more packages: pip install 'stancery[{extra}]' ({error})"
 
 
 def shorten(text: str) -> str:

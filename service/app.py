@@ -160,7 +160,7 @@ def check_access(settings: Settings) -> None:
             if any(key.revoked is None for key in keys.every(connection)):
                 return
     except StoreUnavailable as error:
-        log.error("store", extra={"fields": {"reason": str(error)}})
+        log.error("store", extra={"fields": {"reason": error.in_full}})
         return
     finally:
         database.close()
@@ -177,7 +177,7 @@ def worker_app() -> ASGIApp:
     try:
         return create_app(settings)
     except StanceryError as error:
-        log.error("start", extra={"fields": {"reason": str(error)}})
+        log.error("start", extra={"fields": {"reason": error.in_full}})
         # Any other code would have the supervisor start it again for ever.
         raise SystemExit(STARTUP_FAILURE) from error
 

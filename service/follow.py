@@ -18,7 +18,7 @@ from service.observe import log
 from service.serving import Serving, prepare, verified
 from service.settings import Settings
 from service.store import keys, versions
-from service.store.database import Database, StoreUnavailable
+from service.store.database import Database
 
 INTERVAL = 0.4
 _RETRY = 5.0
@@ -65,14 +65,14 @@ class Follower:
                 if wanted is not None and (wanted.number != tried or wait <= 0):
                     tried, wait = wanted.number, _RETRY
                     await self._follow(wanted)
-            except StoreUnavailable as error:
-                if self.health.store is None:
-                    log.error("store", extra={"fields": {"reason": str(error)}})
-                self.health.store = str(error)
             except StanceryError as error:
+                if self.health.store != str(error):
+                    log.error("store", extra={"fields": {"reason": error.in_full}})
                 self.health.store = str(error)
-            except Exception:
-                log.exception("follow")
+            except Exception as error:
+                if self.health.store is None:
+                    log.exception("follow")
+                self.health.store = f"an error of ours ({type(error).__name__}); the log has it"
             await asyncio.sleep(INTERVAL)
             wait -= INTERVAL
 

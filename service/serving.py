@@ -136,7 +136,7 @@ def first_bundle(settings: Settings, database: Database) -> Bundle:
                 _pass_over(given, settings, wanted.version)
         stored = [(settings.home / path, version) for version, path in before]
     except StoreUnavailable as error:
-        log.error("store", extra={"fields": {"reason": str(error)}})
+        log.error("store", extra={"fields": {"reason": error.in_full}})
         with suppress(OSError):
             stored = [(Path((settings.home / POINTER).read_text()), None)]
     candidates = list(dict.fromkeys([*stored, *([(given, None)] if given else [])]))

@@ -97,11 +97,13 @@ def _allocated() -> int:
 
 def explain(error: Exception) -> str:
     """Say why a training failed, and put the traceback of what is our own error on standard error."""
+    from models.errors import missing_extra
+
     text = str(error) or type(error).__name__
     if _is_out_of_memory(error):
         return f"out of memory: {text}"
-    if isinstance(error, ModuleNotFoundError):
-        return f"training needs more packages: pip install 'stancery[train]' ({text})"
+    if isinstance(error, ModuleNotFoundError) and (told := missing_extra(error)):
+        return told
     if isinstance(error, OSError):
         return f"{error.filename or ''}: {error.strerror or text}".removeprefix(": ")
     traceback.print_exception(error, file=sys.stderr)

@@ -80,7 +80,7 @@ class Commands(click.Group):
     """A group whose commands end in exit code 2 when the input is at fault and 1 when something else is."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        from models.errors import InvalidData, InvalidParagraph, StanceryError
+        from models.errors import InvalidData, InvalidParagraph, StanceryError, missing_extra
 
         try:
             return super().invoke(ctx)
@@ -89,8 +89,13 @@ class Commands(click.Group):
                 click.echo(fault, err=True)
             ctx.exit(2)
         except StanceryError as error:
-            click.echo(f"Error: {error}", err=True)
+            click.echo(f"Error: {error.in_full}", err=True)
             ctx.exit(2 if isinstance(error, InvalidParagraph) else 1)
+        except ModuleNotFoundError as error:
+            if (told := missing_extra(error)) is None:
+                raise
+            click.echo(f"Error: {told}", err=True)
+            ctx.exit(1)
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
             click.echo(f"Error: {where}{error.strerror or error}", err=True)

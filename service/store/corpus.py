@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import secrets
 import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -146,7 +147,7 @@ def _add_paragraphs(connection: Connection, fresh: dict[str, Incoming]) -> dict[
     }
     rows = []
     for digest, item in fresh.items():
-        id = next(id for id in _ids(item, digest) if id not in taken)
+        id = next((id for id in _ids(item, digest) if id not in taken), f"{digest}-{secrets.token_hex(8)}")
         taken.add(id)
         rows.append(
             {
@@ -164,7 +165,7 @@ def _add_paragraphs(connection: Connection, fresh: dict[str, Incoming]) -> dict[
 
 
 def _ids(item: Incoming, digest: str) -> list[str]:
-    """Return what a paragraph may be called, in the order of preference; nobody else has reason to take the last."""
+    """Return what a paragraph may be called, in the order of preference; only on purpose would others take all."""
     own = item.id or digest[:16]
     return [own, f"{own}-{digest[:16]}", f"{own}-{digest}"]
 

@@ -28,11 +28,15 @@ FILE = "stancery.db"
 DEADLINE = 1.6
 _BUSY = 1_200
 _CONNECT = 2
+# A host that is gone without a word is noticed within half a minute, not after the two hours that systems wait.
+_ALIVE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 25_000}
 # Until a connection is told how long it may wait for others it waits no longer.
 _SQLITE = {"check_same_thread": False, "timeout": _BUSY / 1000}
 # One name for the lock under which writers of labels, trainings and versions take turns; any number would do.
 _WRITERS = 0x57A9CE
 _SQLITE_FULL, _POSTGRES_FULL = 13, "53100"
+# Tables, columns or the schema are gone, or no longer ours to use: the database's fault, not the statement's.
+_POSTGRES_GONE = {"42P01", "42703", "3F000", "42501"}
 
 
 class StoreUnavailable(StanceryError):
@@ -108,7 +112,7 @@ class Database:
         options: dict[str, Any] = {"poolclass": NullPool, "connect_args": _SQLITE}
         if self.is_postgres:
             options = {"pool_size": 4, "max_overflow": 4, "pool_timeout": 1, "pool_use_lifo": True}
-            options["connect_args"] = {"connect_timeout": _CONNECT}
+            options["connect_args"] = {"connect_timeout": _CONNECT, **_ALIVE}
         try:
             # Parameters are text of paragraphs, which the log must not hold.
             engine = create_engine(self.url, hide_parameters=True, **options)
@@ -194,9 +198,11 @@ class Database:
                         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _WRITERS})
                     yield connection
                     is_worked = True
-        except (IntegrityError, ProgrammingError, DataError):
+        except (IntegrityError, DataError):
             raise
         except (DBAPIError, PoolTimeout) as error:
+            if isinstance(error, ProgrammingError) and getattr(error.orig, "sqlstate", None) not in _POSTGRES_GONE:
+                raise
             translated = _translated(error)
             if writing and is_worked and self.is_postgres and type(translated) is StoreUnavailable:
                 # The connection broke while it was told to commit: nobody here knows whether it did.
@@ -251,4 +257,8 @@ def _translated(error: DBAPIError | PoolTimeout) -> StanceryError:
         return StoreFull("no room is left where the database lies")
     # A driver's message may quote a statement's values; its kind says enough.
     kind = getattr(cause, "sqlite_errorname", None) or getattr(cause, "sqlstate", None) or type(cause or error).__name__
-    return StoreUnavailable(f"the database cannot be used ({kind})")
+    translated = StoreUnavailable(f"the database cannot be used ({kind})")
+    if isinstance(error, DBAPIError) and error.statement is None and cause is not None:
+        # It could not be connected to, and no value of anybody's is in that.
+        translated.add_note(" ".join(str(cause).split()))
+    return translated

@@ -22,6 +22,7 @@ from pyarrow import parquet
 
 import stancery
 from models.bundle import Bundle
+from models.errors import missing_extra
 from models.examples import Example, read_examples
 from models.taxonomy import read_taxonomy
 from tests.conftest import ROOT, SEEDS, TAXONOMY, write_small
@@ -204,6 +205,31 @@ def test_train_evaluate_show_list_and_export(tmp_path: Path) -> None:
     assert b"F1 of tea" in run("evaluate", folder, examples).stdout
     assert run("models", "export", folder, "--format", "joblib", "-o", str(tmp_path / "m.joblib")).returncode == 0
     assert set(joblib.load(tmp_path / "m.joblib")["topics"]) == {"tea", "cats"}
+
+
+def test_a_package_that_is_missing_is_named_with_the_extra_that_brings_it(tmp_path: Path) -> None:
+    write_small(tmp_path)
+    given = ["train", str(tmp_path / "examples.jsonl"), "--taxonomy", str(tmp_path / "taxonomy.toml")]
+    # As where it is not installed.
+    command = f"import sys; sys.modules['joblib'] = None; import stancery; stancery.main({given})"
+    done = subprocess.run([sys.executable, "-c", command], cwd=ROOT, capture_output=True, timeout=120)
+    assert done.returncode == 1 and b"Traceback" not in done.stderr
+    assert b"pip install 'stancery[train]'" in done.stderr
+    ours = ModuleNotFoundError("No module named 'models.none'", name="models.none")
+    assert missing_extra(ours) is None
+
+
+def test_what_only_a_training_here_takes_is_refused_beside_a_remote_one() -> None:
+    done = run("train", "--remote", "http://127.0.0.1:9", "--holdout", "0.2", "--jobs", "1")
+    assert done.returncode == 2 and b"--holdout, --jobs" in done.stderr
+    # What the environment says holds for all commands.
+    done = run("train", "--remote", "http://127.0.0.1:9", STANCERY_JOBS="1")
+    assert done.returncode == 1
+
+
+def test_a_seed_below_0_is_refused(bundle_path: Path) -> None:
+    done = run("evaluate", str(bundle_path), str(SEEDS), "--seed", "-1")
+    assert done.returncode == 2 and b"--seed" in done.stderr
 
 
 def test_labels_check_tells_every_fault_or_what_there_is(tmp_path: Path) -> None:

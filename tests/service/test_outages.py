@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import psycopg
 import pytest
 
 from benchmarks.drills.harness import wait_for
 from benchmarks.drills.proxy import Mode, Proxy
+from service.store.database import Database
 from tests.conftest import Answer, Server, serving
 
 TEXT = "The kettle by the cup in town 3 was splendid and fair."
@@ -106,6 +109,32 @@ def test_a_commit_whose_answer_was_lost_is_stored_once(reached: Reached) -> None
     # What was answered is what was done the first time.
     assert (again.json["new"], again.json["duplicate"]) == (1, 0)
     assert reached.stored(text) == (1, 1)
+
+
+def test_a_host_that_is_gone_without_a_word_is_noticed_soon(reached: Reached, tmp_path: Path) -> None:
+    database = Database(reached.proxy.url, tmp_path)
+    with database.reading() as connection:
+        driver: Any = connection.connection.driver_connection
+        with socket.socket(fileno=os.dup(driver.fileno())) as copy:
+            options = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+            assert copy.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            assert [copy.getsockopt(socket.IPPROTO_TCP, option) for option in options] == [10, 5, 3]
+    database.close()
+
+
+def test_a_store_without_its_tables_is_said_to_be_ill(reached: Reached) -> None:
+    def rename(one: str, other: str) -> None:
+        with psycopg.connect(reached.url) as connection:
+            connection.execute(f"ALTER TABLE {one} RENAME TO {other}")
+
+    rename("api_keys", "elsewhere")
+    try:
+        wait_for(lambda: not reached.is_well(), 10, "a service that is ill")
+        assert "42P01" in reached.server.request("/readyz").json["reason"]
+        reached.server.classify(TEXT)
+    finally:
+        rename("elsewhere", "api_keys")
+    wait_for(reached.is_well, 10, "a service that is well again")
 
 
 @pytest.mark.parametrize("mode", ["gone", "reset"])

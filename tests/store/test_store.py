@@ -12,7 +12,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import event, func, insert, select, text, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, ProgrammingError
 
 from models.errors import StanceryError
 from models.examples import Example
@@ -127,6 +127,14 @@ def test_an_id_that_was_made_of_a_text_is_taken_too(database: Database) -> None:
     assert len({example.id for example in found}) == len(found) == 5
 
 
+def test_ids_made_to_be_in_the_way_are_told_apart_too(database: Database) -> None:
+    digest = corpus.digest_of(TEA)
+    taken = [digest[:16], f"{digest[:16]}-{digest[:16]}", f"{digest[:16]}-{digest}"]
+    add(database, *(says({}, text=f"Milk {place}.", id=id) for place, id in enumerate(taken)))
+    found = export_after(database, says({}))
+    assert [example.id for example in found][:3] == taken and found[3].id not in taken
+
+
 def test_who_says_it_again_after_a_contradiction_is_heard(database: Database) -> None:
     for who, stance in (("ann", "favor"), ("bob", "against")):
         add(database, says({"tea": stance}, by=who))
@@ -204,6 +212,25 @@ def test_of_a_commit_that_broke_off_nobody_says_that_nothing_was_stored(
         connection.execute(text("SELECT pg_terminate_backend(pg_backend_pid()), pg_sleep(1)"))
     assert not isinstance(caught.value, StoreSilent)
     database.close()
+
+
+def test_a_store_whose_tables_are_gone_is_away(database: Database) -> None:
+    with database.writing() as connection:
+        connection.execute(text("DROP TABLE api_keys"))
+    with pytest.raises(StoreUnavailable), database.reading() as connection:
+        keys.every(connection)
+    if database.is_postgres:
+        # What nobody should have asked is an error of ours.
+        with pytest.raises(ProgrammingError), database.reading() as connection:
+            connection.execute(text("SELEC 1"))
+
+
+def test_whoever_runs_the_service_hears_why_it_cannot_connect(tmp_path: Path) -> None:
+    database = Database("postgresql://ann:secret@127.0.0.1:1/labels", tmp_path)
+    with pytest.raises(StoreUnavailable) as caught, database.reading():
+        pass
+    assert str(caught.value) == "the database cannot be used (OperationalError)"
+    assert "127.0.0.1" in caught.value.in_full and "secret" not in caught.value.in_full
 
 
 @pytest.mark.usefixtures("database")
