@@ -104,7 +104,7 @@ def answer_to(error: Exception) -> Response | None:
             return invalid(error.field, error.message).response()
         case StoreUnavailable():
             status = HTTPStatus.INSUFFICIENT_STORAGE if isinstance(error, StoreFull) else HTTPStatus.SERVICE_UNAVAILABLE
-            detail = f"nothing was stored: {error}; send it again"
+            detail = f"{error}; nothing was changed: send it again"
             if isinstance(error, StoreSilent):
                 detail = (
                     f"{error}, and may have stored it: send it again, under the same Idempotency-Key if there was one"

@@ -91,13 +91,13 @@ class StreamResponse(Response):
                 while data := await spool.get():
                     await self._send(send, {"type": "http.response.body", "body": data, "more_body": True}, spool)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
-        # The connection's own errors, and those of the disk that answers wait on.
-        except* (Stalled, OSError) as broken:
-            # The connection breaks off without its closing chunk, so a cut answer cannot be taken for a whole one, and
-            # at once: what the client does not take would keep it open.
+        except* (Stalled, ConnectionError) as broken:
             log.info("stream broken off: %s", "; ".join(repr(error) for error in broken.exceptions))
-            if abort := scope.get(ABORT):
-                abort()
+            _cut(scope)
+        except* OSError:
+            # The disk that answers wait on.
+            log.exception("stream broken off")
+            _cut(scope)
         finally:
             spool.close()
 
@@ -193,6 +193,13 @@ class StreamResponse(Response):
             raise invalid("id", fault)
         if fault := paragraph_fault(paragraph.text, self._settings):
             raise invalid("text", fault)
+
+
+def _cut(scope: Scope) -> None:
+    """Break the connection off without its closing chunk, so a cut answer cannot be taken for a whole one, and at once:
+    what the client does not take would keep it open."""
+    if abort := scope.get(ABORT):
+        abort()
 
 
 async def _batches(receive: Receive, limit: int, size: int) -> AsyncIterator[Batch]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import shutil
 import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -48,6 +50,18 @@ class Ended(NamedTuple):
     reason: str
     bundle: Path | None = None
     gate: dict[str, Any] | None = None
+
+
+class Stopped(Exception):
+    """A training that must be stopped: `ended` says how to write that down, None where it is somebody else's by now."""
+
+    def __init__(self, ended: Ended | None) -> None:
+        super().__init__()
+        self.ended = ended
+
+
+# Looks whether a training must be stopped.
+Watch = Callable[[], Awaitable[Stopped | None]]
 
 
 class Told:
@@ -122,18 +136,20 @@ class Runner:
         dead = running.runner == self._me or processes.is_dead(running.runner)
         if dead or (dead is None and time.monotonic() - self._seen[1] > LEASE):
             reason = "the service that ran it ended before it did; start it again"
-            await self._finish(running.id, "interrupted", reason, runner=running.runner)
-            shutil.rmtree(self._folder(running.id), ignore_errors=True)
+            if await self._finish(running.id, "interrupted", reason, runner=running.runner, beat=running.beat):
+                shutil.rmtree(self._folder(running.id), ignore_errors=True)
 
     def _folder(self, id: str) -> Path:
         return self._settings.home / "trainings" / id
 
-    async def _finish(self, id: str, state: str, reason: str, *, runner: str, **values: Any) -> None:
+    async def _finish(self, id: str, state: str, reason: str, *, runner: str, beat: int | None = None) -> bool:
         def work(connection: Connection) -> bool:
-            return trainings.finish(connection, id, state, runner=runner, reason=reason, **values)
+            return trainings.finish(connection, id, state, runner=runner, beat=beat, reason=reason)
 
-        if await self._database.write(work):
+        is_ended = await self._database.write(work)
+        if is_ended:
             log.info("training", extra={"fields": {"training": id, "state": state, "reason": reason}})
+        return is_ended
 
     async def _train(self, training: Training) -> None:
         log.info("training", extra={"fields": {"training": training.id, "state": "running"}})
@@ -155,11 +171,14 @@ class Runner:
 
     async def _attempt(self, training: Training, folder: Path, champion: Bundle, told: Told) -> Ended | None:
         """Run the trainer; return how it ended, or None where the job is somebody else's by now."""
+        start = time.monotonic()
+        watch = partial(self._watch, training, told, start)
         try:
-            write = partial(self._write_examples, folder, champion)
-            left_out = await self._meanwhile(training, told, write)
+            left_out = await self._meanwhile(watch, partial(self._write_examples, folder, champion))
         except (OSError, StoreUnavailable) as error:
             return Ended("failed", f"the labels could not be written out: {error}")
+        except Stopped as early:
+            return early.ended
         with (folder / "log").open("wb") as errors:
             try:
                 process = await asyncio.create_subprocess_exec(
@@ -174,7 +193,7 @@ class Runner:
         assert process.stdout is not None
         listening = asyncio.create_task(told.listen(process.stdout))
         try:
-            stopped = await self._look_after(training, process.pid, listening, told)
+            stopped = await self._look_after(process.pid, listening, watch)
         finally:
             # It makes itself a group of its own, but not before it runs.
             for kill in (os.kill, os.killpg):
@@ -183,29 +202,59 @@ class Runner:
             listening.cancel()
             code = await process.wait()
         if stopped is not None:
-            return None if stopped.state == "lost" else stopped
+            return stopped.ended
         if told.done is not None:
             note = f"{left_out:,} labels of topics that the taxonomy does not have were left out" if left_out else ""
             return Ended("succeeded", note, Path(told.done["bundle"]), told.done["gate"])
         return Ended("failed", _listed(told.errors) or _last_words(code, folder / "log"))
 
-    async def _meanwhile(self, training: Training, told: Told, work: Callable[[], T]) -> T:
-        """Do in a thread what takes long, and show meanwhile that somebody looks after the training."""
+    async def _watch(self, training: Training, told: Told, start: float) -> Stopped | None:
+        """Show that somebody looks after the training; return why it must be stopped, if it must."""
+        if time.monotonic() - start > self._settings.train_seconds:
+            limit = f"{self._settings.train_seconds:,.0f} s"
+            return Stopped(Ended("failed", f"out of time: took longer than {limit}, which --train-seconds allows"))
 
-        def show(connection: Connection) -> object:
+        def show(connection: Connection) -> tuple[bool, str | None]:
             return trainings.beat(connection, training.id, self._me, told.progress)
 
-        task = asyncio.create_task(run_sync(work, limiter=self._thread))
-        try:
-            while not (await asyncio.wait({task}, timeout=INTERVAL))[0]:
-                with suppress(StoreUnavailable):
-                    await self._database.write(show)
-        finally:
-            # The thread cannot be stopped, and the folder that it works in is removed next.
-            await asyncio.wait({task})
-        return task.result()
+        # Without a store there is nobody to tell, and the work goes on.
+        with suppress(StoreUnavailable):
+            mine, cancelled_by = await self._database.write(show)
+            if not mine:
+                return Stopped(None)
+            if cancelled_by is not None:
+                return Stopped(Ended("cancelled", f"cancelled by {cancelled_by}"))
+        return None
 
-    def _write_examples(self, folder: Path, champion: Bundle) -> int:
+    async def _meanwhile(self, watch: Watch, work: Callable[[threading.Event], T]) -> T:
+        """Do in a thread what takes long, and watch meanwhile.
+
+        Parameters
+        ----------
+        watch : callable
+        work : callable
+            Ends early once the event is set that it is given.
+
+        Raises
+        ------
+        Stopped
+            If the training must be stopped.
+        """
+        event, stopped = threading.Event(), None
+        task = asyncio.create_task(run_sync(work, event, limiter=self._thread))
+        try:
+            while stopped is None and not (await asyncio.wait({task}, timeout=INTERVAL))[0]:
+                stopped = await watch()
+        finally:
+            # The folder that the thread works in is removed next.
+            event.set()
+            await asyncio.wait({task})
+        result = task.result()
+        if stopped is not None:
+            raise stopped
+        return result
+
+    def _write_examples(self, folder: Path, champion: Bundle, stop: threading.Event) -> int:
         """Write out what the champion's taxonomy has room for; return how many labels it has none for."""
         left_out = 0
         folder.mkdir(parents=True)
@@ -213,6 +262,8 @@ class Runner:
             up_to = corpus.last_number(connection)
         with (folder / "examples.jsonl").open("wb") as file:
             for example in corpus.examples(self._database, up_to):
+                if stop.is_set():
+                    break
                 known = within(example, champion.taxonomy)
                 left_out += len(example.topics) - (len(known.topics) if known else 0)
                 if known is not None:
@@ -236,39 +287,31 @@ class Runner:
         given = [str(part) for pair in options.items() for part in pair]
         return [settings.trainer, "-P", "-m", "training", str(folder / "examples.jsonl"), *given, "--attached"]
 
-    async def _look_after(
-        self, training: Training, group: int, listening: asyncio.Task[None], told: Told
-    ) -> Ended | None:
+    async def _look_after(self, group: int, listening: asyncio.Task[None], watch: Watch) -> Stopped | None:
         """Wait until the trainer is silent; return why it must be stopped, if it must."""
-        settings, start = self._settings, time.monotonic()
-
-        def show(connection: Connection) -> tuple[bool, str | None]:
-            return trainings.beat(connection, training.id, self._me, told.progress)
-
+        megabytes = self._settings.train_memory_mb
         while not listening.done():
             await asyncio.wait({listening}, timeout=INTERVAL)
             # In a thread, since reading the table of processes would hold up whoever asks this worker meanwhile.
-            if await run_sync(processes.group_memory, group) > settings.train_memory_mb * 1_000_000:
-                limit = f"{settings.train_memory_mb:,} MB"
-                return Ended("failed", f"out of memory: took more than {limit}, which --train-memory-mb allows")
-            if time.monotonic() - start > settings.train_seconds:
-                limit = f"{settings.train_seconds:,.0f} s"
-                return Ended("failed", f"out of time: took longer than {limit}, which --train-seconds allows")
-            # Without a store there is nobody to tell, and the work goes on.
-            with suppress(StoreUnavailable):
-                mine, cancelled_by = await self._database.write(show)
-                if not mine:
-                    return Ended("lost", "")
-                if cancelled_by is not None:
-                    return Ended("cancelled", f"cancelled by {cancelled_by}")
+            if await run_sync(processes.group_memory, group) > megabytes * 1_000_000:
+                limit = f"{megabytes:,} MB"
+                reason = f"out of memory: took more than {limit}, which --train-memory-mb allows"
+                return Stopped(Ended("failed", reason))
+            if (stopped := await watch()) is not None:
+                return stopped
         return None
 
     async def _settle(self, training: Training, ended: Ended, told: Told) -> None:
         """Write down how a training ended; where it made a model, register it, and let it take over if it may."""
         version: str | None = None
         if ended.bundle is not None:
+
+            async def show() -> None:
+                # What it should have been stopped for is looked at where its end is written down.
+                await self._watch(training, told, math.inf)
+
             try:
-                bundle = await self._meanwhile(training, told, partial(self._keep, ended.bundle))
+                bundle = await self._meanwhile(show, partial(self._keep, ended.bundle))
                 version = bundle.manifest.version
             except (OSError, StanceryError) as error:
                 ended = Ended("failed", f"the new bundle cannot be kept: {error}")
@@ -285,8 +328,8 @@ class Runner:
                 else:
                     done = self._promote(connection, bundle, ended.gate or {}, training)
                     reason = "; ".join(part for part in (done, ended.reason) if part)
-            values = {"reason": reason, "model": version, "audit": told.audit, "gate": ended.gate}
-            trainings.finish(connection, training.id, state, runner=self._me, **values)
+            found: dict[str, Any] = {"model": version, "audit": told.audit, "gate": ended.gate}
+            trainings.finish(connection, training.id, state, runner=self._me, reason=reason, **found)
             return reason
 
         while True:
@@ -298,7 +341,7 @@ class Runner:
         fields = {"training": training.id, "state": ended.state, "model": version, "reason": reason}
         log.info("training", extra={"fields": fields})
 
-    def _keep(self, made: Path) -> Bundle:
+    def _keep(self, made: Path, _: threading.Event) -> Bundle:
         """Move a bundle home and verify it there; the same model made again is there already."""
         target = self._settings.bundles / made.name
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -105,7 +105,14 @@ async def _events(service: Service, training: Training) -> AsyncIterator[bytes]:
             # A comment, which keeps proxies from taking silence for death.
             quiet = 0.0
             yield b":\n\n"
-    yield _event("end", await service.database.read(lambda connection: trainings.find(connection, id)))
+    while not service.stopping.is_set():
+        try:
+            whole = await service.database.read(lambda connection: trainings.find(connection, id))
+        except StoreUnavailable:
+            await asyncio.sleep(_INTERVAL)
+            continue
+        yield _event("end", whole)
+        return
 
 
 def _event(name: str, training: Training) -> bytes:

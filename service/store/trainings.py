@@ -146,14 +146,19 @@ def beat(connection: Connection, id: str, runner: str, progress: Progress | None
     return True, connection.execute(select(trainings.c.cancelled_by).where(trainings.c.id == id)).scalar()
 
 
-def finish(connection: Connection, id: str, state: str, *, runner: str | None = None, **values: Any) -> bool:
-    """End a running training; return False where it is not running, or not by `runner`, any more."""
+def finish(
+    connection: Connection, id: str, state: str, *, runner: str | None = None, beat: int | None = None, **values: Any
+) -> bool:
+    """End a running training; return False where it is not running, or not by `runner`, any more, or where that has
+    shown itself since it was seen at `beat`."""
     for name in ("audit", "gate"):
         if values.get(name) is not None:
             values[name] = msgspec.json.encode(values[name]).decode()
     mine = [trainings.c.id == id, trainings.c.state == "running"]
     if runner is not None:
         mine.append(trainings.c.runner == runner)
+    if beat is not None:
+        mine.append(trainings.c.beat == beat)
     ended = update(trainings).where(*mine).values(state=state, ended=now(), **values)
     return bool(connection.execute(ended).rowcount)
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import http.client
 import json
+import resource
 import socket
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from models.examples import Example
 from tests.conftest import Server, serving
@@ -114,3 +119,20 @@ def test_a_client_that_stands_still_is_given_up(bundle_path: Path, seeds: list[E
             else:
                 raise AssertionError("the server took everything from a client that reads nothing")
         assert server.request("/readyz").status == 200
+
+
+def test_a_full_disk_cuts_the_stream_and_says_why(bundle_path: Path, seeds: list[Example], tmp_path: Path) -> None:
+    line = json.dumps({"text": seeds[0].text}).encode() + b"\n"
+    with serving(bundle_path, tmp_path / "log") as server:
+        # No file may grow beyond what the answer to such a body takes.
+        resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (2_000_000, 2_000_000))
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+        connection.connect()
+        with closing(connection):
+            # All is sent before anything is read, as most clients do it, so the answers wait on disk.
+            connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            with pytest.raises((http.client.IncompleteRead, ConnectionError)):
+                connection.request("POST", "/v1/classify/stream", line * 40_000)
+                connection.getresponse().read()
+        assert server.request("/readyz").status == 200
+    assert "File too large" in server.log.read_text()

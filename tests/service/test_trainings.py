@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import signal
@@ -18,14 +17,9 @@ import pytest
 
 from models.bundle import load_bundle
 from service import processes
-from service.observe import Metrics
-from service.serving import Serving
-from service.settings import Settings
 from service.store import corpus, trainings
 from service.store.corpus import Incoming
 from service.store.database import Database
-from service.store.migrate import upgrade
-from service.trainer import INTERVAL, Runner, Told
 from tests.conftest import ROOT, Server, serving, write_small
 
 TEXT = "The kettle by the leaf in town was splendid and fair."
@@ -229,34 +223,6 @@ def test_what_an_ended_training_left_is_removed(start: Callable[..., Server], tm
     while folders[0].exists() and time.monotonic() < end:
         time.sleep(0.05)
     assert [folder.exists() for folder in folders] == [False, True, True]
-
-
-def test_a_runner_is_told_dead_only_where_that_can_be_seen() -> None:
-    me = processes.identity()
-    machine, pid, started = me.rsplit(" ", 2)
-    assert processes.is_dead(me) is False
-    assert processes.is_dead(f"{machine} {pid} {int(started) - 1}") is True
-    assert processes.is_dead(f"{machine} {pid} -") is None
-    assert processes.is_dead(f"elsewhere {pid} {started}") is None
-
-
-def test_a_training_shows_itself_while_its_labels_are_written_out(
-    shared_small: Callable[..., Path], tmp_path: Path
-) -> None:
-    settings = Settings(home=tmp_path / "home")
-    database = Database(None, settings.home)
-    upgrade(database)
-    runner = Runner(settings, database, Serving(load_bundle(shared_small()), settings, Metrics()))
-    with database.writing() as connection:
-        trainings.create(connection, "linear", 0, "ann")
-    with database.writing() as connection:
-        training = runner._claim(connection)
-    assert training is not None
-    asyncio.run(runner._meanwhile(training, Told(), lambda: time.sleep(5 * INTERVAL)))
-    with database.reading() as connection:
-        running, _ = trainings.pending(connection)
-    assert running is not None and running.beat >= 2
-    database.close()
 
 
 def test_labels_that_the_taxonomy_has_no_topic_for_are_left_out(start: Callable[..., Server], tmp_path: Path) -> None:
