@@ -45,10 +45,14 @@ class Sides(NamedTuple):
     held: NDArray[np.int64]
 
 
-def parted(material: Material, near: splits.Near, seed: int) -> Sides:
-    """Part the rows; what is nearly a copy of a held row is on neither side."""
+def parted(material: Material, near: splits.Near, seed: int, ways: int) -> list[Sides]:
+    """Part the rows in so many ways, each of which holds others, or in fewer where there is not enough to hold.
+
+    What is nearly a copy of a held row is on neither side.
+    """
     dealt = linear.Folds(splits.folds(held_with(material.groups), _HELD, seed), near)
-    return Sides(np.flatnonzero(dealt.fitted[0]), np.flatnonzero(dealt.scored[0]))
+    sides = list(zip(dealt.fitted, dealt.scored, strict=True))[:ways]
+    return [Sides(np.flatnonzero(fitted), np.flatnonzero(held)) for fitted, held in sides]
 
 
 def held_with(groups: Sequence[str]) -> Sequence[str]:

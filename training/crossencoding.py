@@ -27,11 +27,11 @@ _AS_IT_IS = Blend(0.0, 1.0, [0.0])
 
 
 class FittedPairs(NamedTuple):
-    """A pair model, and the file that its fine-tuning could be gone on from; whoever has written the model down deletes
-    it."""
+    """A pair model, and the files that its fine-tuning could be gone on from, which whoever has written the model down
+    deletes."""
 
     pairs: CrossEncoder
-    state: Path | None
+    states: list[Path]
 
 
 def fit_pairs(
@@ -76,7 +76,7 @@ def fit_pairs(
         raise InvalidData(["no paragraph has a topic: there is nothing that a pair model could be tuned on"])
     body = load_body(folder)
     recipe = PairRecipe(seed=seed, max_length=min(PairRecipe().max_length, positions(body.config.to_dict())))
-    fitted, held = blending.parted(material, near, seed)
+    ((fitted, held),) = blending.parted(material, near, seed, 1)
     torch.manual_seed(seed)
     net = PairNet(body)
     examples = material.examples
@@ -116,7 +116,7 @@ def fit_pairs(
     graph = exported(net, ("ids", "segments"))
     spec = _blended(spec, graph, tokenizer, material, choices, held)
     spec = _blended_alone(spec, tuning.strangers, tuning.first_sight, material, held)
-    return FittedPairs(CrossEncoder(graph, tokenizer, spec, material.taxonomy), state)
+    return FittedPairs(CrossEncoder(graph, tokenizer, spec, material.taxonomy), [state] if state is not None else [])
 
 
 def carried(pairs: CrossEncoder, tokenizer: bytes, material: Material) -> CrossEncoder:

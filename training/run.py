@@ -145,11 +145,12 @@ def run(
     material = _material(list(compress(examples, split.fitted)), taxonomy, embeddings, options, examples_path, teller)
 
     choices, found = _choose(material, examples, split, options, teller)
-    pairs, tuned, state = None, None, None
+    pairs, tuned = None, None
+    states: list[Path] = []
     if options.family == TUNED_FAMILY:
-        tuned, state = _tuned_encoder(material, choices, split, options, checkpoint, beaten, teller)
+        tuned, states = _tuned_encoder(material, choices, split, options, checkpoint, beaten, teller)
     if options.family == CROSS_FAMILY:
-        pairs, state = _pair_model(material, choices, split, options, beaten, teller)
+        pairs, states = _pair_model(material, choices, split, options, beaten, teller)
         choices = choices._replace(
             rules=calibration.rules_with_zero_shot(choices.rules, pairs.spec.zero_shot, pairs.spec.alone_from)
         )
@@ -169,7 +170,7 @@ def run(
         is_carried=options.encoder is None and is_tuned,
     )
     directory = _write(manifest, files, output)
-    if state is not None:
+    for state in states:
         state.unlink(missing_ok=True)
     gate = None
     if beaten is not None:
@@ -256,7 +257,7 @@ def _pair_model(
         assert champion is not None and champion.bundle.scorer.pairs is not None
         teller.phase("tune", "taking the champion's pair model")
         return crossencoding.FittedPairs(
-            crossencoding.carried(champion.bundle.scorer.pairs, encoder.tokenizer, material), None
+            crossencoding.carried(champion.bundle.scorer.pairs, encoder.tokenizer, material), []
         )
     folder, _ = folder_of(options.encoder, options.online)
     teller.phase("tune", f"fine-tuning {folder.name} on pairs of propositions and paragraphs")
@@ -281,14 +282,14 @@ def _tuned_encoder(
     checkpoint: tuple[Path, EncoderSpec] | None,
     champion: Champion | None,
     teller: Teller,
-) -> tuple[TunedEncoder, Path | None]:
+) -> tuple[TunedEncoder, list[Path]]:
     from training import tuning
 
     if checkpoint is None:
         assert champion is not None
         teller.phase("tune", "taking the champion's fine-tuned encoder")
         old = champion.bundle
-        return tuning.carried(old.scorer.model, old.taxonomy, material), None
+        return tuning.carried(old.scorer.model, old.taxonomy, material), []
     folder, spec = checkpoint
     teller.phase("tune", f"fine-tuning {folder.name} on paragraphs")
     return tuning.fit_encoder(

@@ -44,6 +44,11 @@ class Layer(NamedTuple):
     stance_weights: NDArray[np.float64]
     stance_bias: NDArray[np.float64]
 
+    def logits(self, embeddings: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the logits of topics, (n, n_topics), and of stances, (n, n_topics, 3), for embeddings (n, d)."""
+        stances = np.einsum("nd,tdk->ntk", embeddings, self.stance_weights) + self.stance_bias
+        return embeddings @ self.topic_weights + self.topic_bias, stances
+
 
 class TextNet(Net):
     """A transformer under a linear layer that reads the embedding, of norm 1, of a paragraph.

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import cast
+
 import numpy as np
 
 from models.crossencoder import Blend
 from training import splits
-from training.blending import HEADS, fit_stance, held_with
+from training.blending import HEADS, fit_stance, held_with, parted
+from training.fitting import Material
 
 
 def test_few_documents_do_not_leave_one_voice_to_blend_by() -> None:
@@ -19,6 +23,20 @@ def test_few_documents_do_not_leave_one_voice_to_blend_by() -> None:
         assert held_with(uneven) != uneven
     held = splits.folds(held_with(few), 10, 0) == 0
     assert held.sum() == 20 and len({few[place] for place in np.flatnonzero(held)}) > 9
+
+
+def test_each_way_holds_other_rows_and_what_repeats_them_is_on_neither_side() -> None:
+    material = cast(Material, SimpleNamespace(groups=[f"d{number // 2}" for number in range(200)]))
+    near = splits.near_duplicates([f"Text {number % 199} of many." for number in range(200)])
+    ways = parted(material, near, 0, 3)
+    held = np.concatenate([way.held for way in ways])
+    assert len(ways) == 3 and len(held) == len({*held.tolist()}) == 60
+    for fitted, kept in ways:
+        assert not np.isin(kept, fitted).any()
+        repeats = {0, 199} & {*kept.tolist()}
+        assert len(fitted) == 200 - len(kept) - (len(repeats) == 1)
+    few = cast(Material, SimpleNamespace(groups=["a", "b"]))
+    assert [way.held.tolist() for way in parted(few, near.among(np.arange(200) < 2), 0, 3)] in ([[0], [1]], [[1], [0]])
 
 
 def test_the_heads_stand_alone_until_enough_has_been_seen_of_the_net() -> None:

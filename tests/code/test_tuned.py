@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from copy import copy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,10 +20,10 @@ from models.errors import InvalidData
 from models.examples import read_examples
 from models.taxonomy import read_taxonomy
 from tests.conftest import ROOT, serving, write_small
-from training import blending
+from training import blending, tuning
 from training.gate import _same_heads
 from training.run import Options, run
-from training.tuning import TunedEncoder
+from training.tuning import MEMBERS, TunedEncoder
 
 TEXT = "The kettle by the leaf in town was splendid and fair."
 TEA = ("The kettle by the leaf was fair.", "A teapot in town was awful.")
@@ -42,6 +43,7 @@ def bundle(folder: Path, checkpoint: Path) -> Bundle:
     with pytest.MonkeyPatch.context() as patch:
         # Fewer rows are held than a blend is fitted to.
         patch.setattr(blending, "HEADS", blending.BOTH)
+        patch.setattr(tuning, "MEMBERS", 2)
         run(folder / "examples.jsonl", folder / "taxonomy.toml", folder / "bundle", options)
     return load_bundle(folder / "bundle")
 
@@ -151,6 +153,53 @@ def test_the_same_seed_makes_the_same_weights_and_an_interrupt_changes_nothing(
     assert all((whole[name] == resumed[name]).all() for name in whole)
 
 
+def test_the_encoder_is_the_mean_of_members_from_one_start(
+    folder: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from training import checkpoint as checkpoints
+    from training.finetuning import Recipe
+    from training.texts import TextNet, TextTuning
+
+    monkeypatch.setattr("training.texts.recipe_for", lambda _, **given: Recipe(epochs=1, **given))
+    starts, members, shipped = [], [], []
+    run_one, graph_of = TextTuning.run, checkpoints.graph_of
+
+    def weights_of(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+        return {name: value.detach().clone() for name, value in module.state_dict().items()}
+
+    def recorded(tuning: TextTuning, *arguments: Any) -> list[float]:
+        starts.append(weights_of(tuning._net))
+        losses = run_one(tuning, *arguments)
+        assert isinstance(tuning._net, TextNet)
+        members.append(weights_of(tuning._net.body))
+        return losses
+
+    def graph(body: torch.nn.Module) -> bytes:
+        shipped[:] = [weights_of(body)]
+        return graph_of(body)
+
+    monkeypatch.setattr(TextTuning, "run", recorded)
+    monkeypatch.setattr(checkpoints, "graph_of", graph)
+    told: list[float] = []
+    options = Options("tuned", holdout=0.2, jobs=1, encoder=str(checkpoint))
+    run(
+        folder / "examples.jsonl",
+        folder / "taxonomy.toml",
+        tmp_path / "bundle",
+        options,
+        lambda progress: told.append(progress.fraction),
+    )
+    assert told == sorted(told)
+    assert len(members) == MEMBERS
+    for name, value in starts[0].items():
+        assert all(torch.equal(value, other[name]) for other in starts), name
+    for name, value in shipped[0].items():
+        torch.testing.assert_close(value, sum(each[name] for each in members) / MEMBERS)
+    assert any(not torch.equal(members[0][name], members[1][name]) for name in members[0])
+
+
 @pytest.mark.parametrize("stance", [True, False])
 def test_a_challenger_takes_the_champions_encoder_and_learns_new_topics_by_its_heads(
     bundle: Bundle, folder: Path, tmp_path: Path, stance: bool
@@ -246,6 +295,7 @@ def test_with_few_present_topics_the_heads_stand_alone_however_many_are_absent(
     from training.finetuning import Recipe
 
     monkeypatch.setattr("training.texts.recipe_for", lambda _, **given: Recipe(epochs=1, **given))
+    monkeypatch.setattr(tuning, "MEMBERS", 1)
     rows = (folder / "examples.jsonl").read_text().splitlines()
     rows += [
         json.dumps({"text": f"Train {number} left platform {number % 9}.", "topics": {}, "document_id": f"t{number}"})
