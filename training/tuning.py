@@ -191,7 +191,9 @@ def _blended(encoder: Encoder, layer: Layer, material: Material, choices: Choice
         )
     inside, row, gold = blending.stances_of(material, held)
     calibrated = blending.log_likelihoods(choices.stance_scores[inside])
-    stance = blending.fit_stance(calibrated, stances[row, material.pairs.topic[inside]], gold, blending.HEADS)
+    # Of stances a net of few labels says next to nothing, and chance takes the slopes of both to 0.
+    prior = blending.HEADS._replace(least=MEMBERS * blending.HEADS.least)
+    stance = blending.fit_stance(calibrated, stances[row, material.pairs.topic[inside]], gold, prior)
     blends = {
         name: HeadBlend(
             topic.head,
