@@ -6,6 +6,7 @@ import fcntl
 import itertools
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -35,6 +36,10 @@ TAXONOMY = ROOT / "seeds" / "taxonomy.toml"
 if "PYTEST_XDIST_WORKER" in os.environ:
     # As many processes as cores run tests: were each to spread its products over all cores, they would wait in turn.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+# What a shell starts in the background ignores interrupts, and so would all that the tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> None:
