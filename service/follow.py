@@ -70,9 +70,10 @@ class Follower:
                     log.error("store", extra={"fields": {"reason": error.in_full}})
                 self.health.store = str(error)
             except Exception as error:
-                if self.health.store is None:
+                reason = f"an error of ours ({type(error).__name__}); the log has it"
+                if self.health.store != reason:
                     log.exception("follow")
-                self.health.store = f"an error of ours ({type(error).__name__}); the log has it"
+                self.health.store = reason
             await asyncio.sleep(INTERVAL)
             wait -= INTERVAL
 

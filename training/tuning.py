@@ -11,6 +11,7 @@ the blend is one linear model over the n-grams and the embedding, and is served 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -167,7 +168,7 @@ def fit_encoder(
         state = finetuning.state_file(cache, "encoder", asked)
         shown, kept = ([material.examples[row] for row in rows] for rows in (fitted, held))
         tuning = TextTuning(net, tokenizer, material.taxonomy, shown, kept, recipe)
-        tuning.run(lambda part, done=number: step((done + part) / len(ways)), state)  # type: ignore[misc]
+        tuning.run(partial(_part_of, step, number, len(ways)), state)
         member, layer = encoder_of(net), net.layer()
         unseen.append(_Unseen(held, *layer.logits(np.array([member.embed(texts[row]) for row in held]))))
         for name, value in net.state_dict().items():
@@ -176,6 +177,11 @@ def fit_encoder(
     net.load_state_dict({name: value / len(ways) for name, value in total.items()})
     together = _Unseen(*(np.concatenate(part) for part in zip(*unseen, strict=True)))
     return _blended(encoder_of(net), net.layer(), material, choices, together), states
+
+
+def _part_of(step: Callable[[float], None], done: int, count: int, part: float) -> None:
+    """Tell how far all of `count` are, where so many are done and a part of the next."""
+    step((done + part) / count)
 
 
 def _blended(encoder: Encoder, layer: Layer, material: Material, choices: Choices, unseen: _Unseen) -> TunedEncoder:
