@@ -13,7 +13,7 @@ import click
 from service.cli.keys import keys
 from service.cli.labels import labels
 from service.cli.models import models
-from service.cli.options import Commands, home_option, option
+from service.cli.options import Commands, bundle_at, home_option, option, replacing
 from service.cli.serve import serve
 
 if TYPE_CHECKING:
@@ -68,12 +68,19 @@ class Classifier:
 
         Raises
         ------
+        TypeError
+            If the texts are one text, or one of them is none.
         models.errors.InvalidParagraph
             If a text is blank or holds NUL or a lone surrogate, or if a topic does not exist.
         """
         import msgspec
 
+        if isinstance(texts, str):
+            raise TypeError("texts: must be a list of texts, one a paragraph, not one text")
         texts = list(texts)
+        for place, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise TypeError(f"texts[{place}]: must be text, not {type(text).__name__}")
         ids = [f"p{number}" for number in range(1, len(texts) + 1)]
         found = self._bundle.scorer.classify_all(texts, ids=ids, topics=topics, explain=explain)
         return [msgspec.to_builtins(result) for result in found]
@@ -93,9 +100,9 @@ def load(path: str | Path) -> Classifier:
 
 
 def bundle_of(home: Path, given: Path | None) -> Path:
-    """Return the bundle that is meant: the one given, or the one that serves at home."""
+    """Return the bundle that is meant: the one given, a folder or a version at home, or the one that serves there."""
     if given is not None:
-        return given
+        return bundle_at(home, given)
     from models.bundle import current_bundle
 
     found = current_bundle(home)
@@ -128,7 +135,7 @@ def main() -> None:
 @option(
     "--bundle",
     type=click.Path(path_type=Path),
-    help="The bundle to score with.  [default: what served last at home, else the newest there]",
+    help="A folder, or a version at home.  [default: what served last at home, else the newest there]",
 )
 @option("--output", "-o", default="-", show_default=True, help="Where to; .jsonl, .csv or .parquet.")
 @option(
@@ -164,15 +171,22 @@ def classify(
     """
     from tqdm import tqdm
 
-    from models import bulk, tables
+    from models import bulk, files, tables
     from models.bundle import read_manifest
 
-    to_stream = output == "-"
-    if to_stream and resume:
-        raise click.UsageError("--resume: what went to standard output cannot be gone on with; name an --output")
+    place = None if output == "-" else files.place_of(Path(output))
+    source = Path("/dev/stdin" if file == "-" else file)
+    if place is not None and place.exists() and source.exists() and place.samefile(source):
+        raise click.UsageError(f"--output: {output} is what is read, and would be lost; name another")
+    if place is None and resume:
+        raise click.UsageError(
+            "--resume: what went to standard output or a pipe cannot be gone on with; name a file with --output"
+        )
     if file == "-" and resume:
         raise click.UsageError("--resume: standard input cannot be read again; name a FILE")
     path = bundle_of(home, bundle)
+    # A pipe or a device may be called anything.
+    nameless = place is None and not Path(output).suffix
     status = None if file == "-" or not Path(file).exists() else Path(file).stat()
     job = bulk.Job(
         str(path.absolute()),
@@ -181,20 +195,20 @@ def classify(
         status.st_size if status else 0,
         status.st_mtime_ns if status else 0,
         format or tables.format_of(file),
-        output_format or ("jsonl" if to_stream else tables.format_of(output, tables.OUTPUT_FORMATS)),
+        output_format or ("jsonl" if nameless else tables.format_of(output, tables.OUTPUT_FORMATS)),
         [name for name in topics.split(",") if name],
         explain,
         exact,
     )
     try:
         with tqdm(unit=" paragraphs", disable=None) as bar:
-            if to_stream:
-                bulk.to_stream(job, sys.stdout.buffer, jobs=jobs, step=bar.update)
+            if place is None:
+                with replacing(output) as stream:
+                    bulk.to_stream(job, stream, jobs=jobs, step=bar.update)
             else:
-                bulk.to_file(job, Path(output), jobs=jobs, resume=resume, step=bar.update)
+                bulk.to_file(job, place, jobs=jobs, resume=resume, step=bar.update)
     except (KeyboardInterrupt, OSError, bulk.WorkerDied):
-        kept = bulk.parts_of(Path(output))
-        if not to_stream and kept.is_dir():
+        if place is not None and (kept := bulk.parts_of(place)).is_dir():
             click.echo(f"cut short; what is done lies in {kept}: go on with --resume", err=True)
         raise
 
@@ -325,10 +339,14 @@ def _train_remote(url: str, key: str | None, request: dict[str, Any]) -> None:
 @main.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("examples", type=click.Path(path_type=Path))
+@home_option
 @option("--json", "as_json", is_flag=True, help="Print every figure as JSON.")
 @option("--seed", default=0, type=click.IntRange(0), help="Draws the intervals.")
-def evaluate(bundle: Path, examples: Path, as_json: bool, seed: int) -> None:
-    """Measure BUNDLE on EXAMPLES, every figure with its interval. Never measure on what it was fitted on."""
+def evaluate(bundle: Path, examples: Path, home: Path, as_json: bool, seed: int) -> None:
+    """Measure BUNDLE on EXAMPLES, every figure with its interval. Never measure on what it was fitted on.
+
+    BUNDLE is a folder, or a version at home.
+    """
     import msgspec
 
     from models.bundle import load_bundle
@@ -336,7 +354,7 @@ def evaluate(bundle: Path, examples: Path, as_json: bool, seed: int) -> None:
     from models.figures import headline, text_figure
     from training.evaluation import evaluate as measure
 
-    loaded = load_bundle(bundle)
+    loaded = load_bundle(bundle_at(home, bundle))
     report = measure(loaded.scorer, read_examples(examples, loaded.taxonomy), seed=seed)
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode({"model": loaded.manifest.version, **report}), indent=2))
@@ -352,8 +370,9 @@ def evaluate(bundle: Path, examples: Path, as_json: bool, seed: int) -> None:
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--format", type=click.Choice(["joblib"]), default="joblib", expose_value=False, help="What to write.")
 @option("--output", "-o", type=click.Path(path_type=Path), required=True, help="The file to write.")
-def export(bundle: Path, output: Path) -> None:
-    """Hand BUNDLE to a notebook as plain scikit-learn pipelines.
+@home_option
+def export(bundle: Path, output: Path, home: Path) -> None:
+    """Hand BUNDLE, a folder or a version at home, to a notebook as plain scikit-learn pipelines.
 
     joblib.load gives {"topics": {id: pipeline}, "stances": {id: pipeline}}; each pipeline's predict_proba takes texts.
     Such a file is a pickle: load it only where you trust its maker. The service never does.
@@ -361,7 +380,7 @@ def export(bundle: Path, output: Path) -> None:
     from models.bundle import load_bundle
     from training.export import write_joblib
 
-    write_joblib(load_bundle(bundle), output)
+    write_joblib(load_bundle(bundle_at(home, bundle)), output)
 
 
 for command in (serve, labels, models, keys):

@@ -23,9 +23,9 @@ from typing import IO
 
 import msgspec
 
-from models import tables
+from models import files, tables
 from models.bundle import load_bundle
-from models.errors import InvalidData, StanceryError
+from models.errors import InvalidCall, InvalidData, StanceryError
 from models.scorer import Scorer
 from models.tables import Row
 
@@ -94,7 +94,7 @@ def to_stream(job: Job, stream: IO[bytes], *, jobs: int, step: Callable[[int], N
         At the first row that cannot be scored, or for a format that cannot be streamed.
     """
     if job.output_format == "parquet":
-        raise InvalidData(["Parquet cannot be written to standard output; name an --output"])
+        raise InvalidData(["Parquet cannot be written to standard output or a pipe; name a file with --output"])
     scorer = job.scorer()
     job = _in_stretches(job, scorer)
     stream.write(tables.head(job.output_format))
@@ -120,7 +120,7 @@ def to_file(job: Job, output: Path, *, jobs: int, resume: bool, step: Callable[[
     ----------
     job : Job
     output : Path
-        Beside it lies a folder ``<output>.parts`` until the run is done.
+        A file or nothing yet, and no link. Beside it lies a folder ``<output>.parts`` until the run is done.
     jobs : int
         Processes that score.
     resume : bool
@@ -132,8 +132,9 @@ def to_file(job: Job, output: Path, *, jobs: int, resume: bool, step: Callable[[
     ------
     InvalidData
         At the first row that cannot be scored; nothing is kept then, and nothing of standard input ever.
-    StanceryError
-        If there is nothing to go on with, or another job left it, or the folder is not a run's, or a worker died.
+    InvalidCall
+        If there is nothing to go on with, or another job left it, or the folder is not a run's.
+    WorkerDied
     """
     folder = parts_of(output)
     scorer = job.scorer()
@@ -150,7 +151,7 @@ def to_file(job: Job, output: Path, *, jobs: int, resume: bool, step: Callable[[
             for count, part in parts:
                 keep(part)
                 step(count)
-        whole.replace(output)
+        files.put(whole, output)
     except BaseException as error:
         if isinstance(error, InvalidData) or job.file == "-":
             shutil.rmtree(folder)
@@ -173,16 +174,17 @@ def _open_folder(folder: Path, job: Job, resume: bool) -> None:
         try:
             before = msgspec.json.decode(kept.read_bytes(), type=Job)
         except (OSError, msgspec.DecodeError) as error:
-            raise StanceryError(f"{folder}: nothing to go on with; run it without --resume") from error
+            raise InvalidCall(f"{folder}: nothing to go on with; run it without --resume") from error
         fields = [name for name in job.__struct_fields__ if getattr(before, name) != getattr(job, name)]
         if fields:
-            raise StanceryError(f"{folder}: left by a run that differs in {', '.join(fields)}; run without --resume")
+            raise InvalidCall(f"{folder}: left by a run that differs in {', '.join(fields)}; run without --resume")
         return
     if folder.exists():
         if not kept.is_file() and any(folder.iterdir()):
-            raise StanceryError(f"{folder}: is in the way and was left by no run; move it, or name another --output")
+            raise InvalidCall(f"{folder}: is in the way and was left by no run; move it, or name another --output")
         shutil.rmtree(folder)
-    folder.mkdir()
+    # Nobody else may read what is half done: the output that it becomes may be private.
+    folder.mkdir(0o700)
     kept.write_bytes(msgspec.json.encode(job))
 
 

@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
-from models.errors import BundleError, StanceryError
+from models.errors import BundleError, StanceryError, to_install
 from models.examples import Example
 from models.features import Features, NgramFeatures
 from models.figures import headline
@@ -267,7 +267,7 @@ def load_bundle(directory: str | Path) -> Bundle:
     except StanceryError:
         raise
     except ImportError as error:
-        raise BundleError(f"{path}: needs more packages: pip install 'stancery[encoder]' ({error})") from error
+        raise BundleError(f"{path}: needs more packages: {to_install('encoder')} ({error})") from error
     except Exception as error:
         raise BundleError(f"{path}: its files do not fit together: {error}") from error
     return Bundle(path, manifest, scorer, card)

@@ -48,6 +48,10 @@ class InvalidParagraph(StanceryError):
         self.message = message
 
 
+class InvalidCall(StanceryError):
+    """A call that cannot be done as it was made: what it names is not there, or is another's."""
+
+
 class InvalidData(StanceryError):
     """Every fault found in one pass over a file of examples or a taxonomy.
 
@@ -66,7 +70,12 @@ def missing_extra(error: ModuleNotFoundError) -> str | None:
     """Say what to install where a library is missing that only some installs have; None for any other module."""
     name = (error.name or "").partition(".")[0]
     extra = next((extra for extra, names in _EXTRAS.items() if name in names), None)
-    return extra and f"this needs more packages: pip install 'stancery[{extra}]' ({error})"
+    return extra and f"this needs more packages: {to_install(extra)} ({error})"
+
+
+def to_install(extra: str) -> str:
+    """Say how to install an extra. The project is on no index, where its name could be anybody's."""
+    return f"pip install '.[{extra}]' in the folder of Stancery's source"
 
 
 def shorten(text: str) -> str:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import codecs
 import hashlib
+import re
 from collections.abc import Iterable, Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Any
+from unicodedata import combining
 
 import msgspec
 
@@ -33,6 +36,9 @@ _FIELDS = {
     "language": (str, type(None)),
     "source": (str, type(None)),
 }
+# No combining mark is a letter or ASCII; what this finds is rare, and looked at.
+_MOST_MARKS = 30
+_NO_LETTERS = re.compile(rf"[^\w\x00-\x7f]{{{_MOST_MARKS + 1},}}")
 _NAMES = {str: "text", dict: "an object of topic: stance", list: "a list of topics", type(None): "null"}
 
 
@@ -145,9 +151,22 @@ def field_faults(row: dict[str, Any]) -> list[str]:
             faults.append(f"{field}: must be {allowed}, not {type(value).__name__}")
     faults += [f"{field}: missing" for field in ("text", "topics") if field not in row]
     text = row.get("text")
-    if isinstance(text, str) and (fault := text_fault(text)):
+    if isinstance(text, str) and (fault := labelled_text_fault(text)):
         faults.append(f"text: {fault}")
     return faults
+
+
+def labelled_text_fault(text: str) -> str | None:
+    """Say why `text` cannot be kept with labels, or return None.
+
+    More combining marks in a row than any script has (Unicode Standard Annex 15, section 13) are refused: to normalise
+    them, as whoever compares texts does, takes time that grows with the square of their number.
+    """
+    for run in _NO_LETTERS.finditer(text):
+        marks = (len(list(each)) for is_mark, each in groupby(map(combining, run[0]), bool) if is_mark)
+        if max(marks, default=0) > _MOST_MARKS:
+            return f"has more than {_MOST_MARKS} combining marks in a row"
+    return text_fault(text)
 
 
 def check_example(row: dict[str, Any], id: str, taxonomy: Taxonomy) -> tuple[Example | None, list[str]]:

@@ -70,7 +70,7 @@ class LinearModel:
 
     def topic_logits(self, texts: Sequence[str]) -> FloatArray:
         """Return the logit of each topic for each text, shape (n_texts, n_topics)."""
-        return np.frombuffer(self._labeller.logits(texts)).reshape(len(texts), -1)
+        return np.frombuffer(self._labeller.logits(texts)).reshape(len(texts), len(self.topic_bias))
 
     def label(self, texts: Sequence[str], floors: FloatArray, encoded: bool = False) -> list[list[Label]]:
         """Do what :meth:`models.plain.Labeller.label` does."""

@@ -44,7 +44,8 @@ def split_paragraphs(article: str) -> list[Paragraph]:
     Returns
     -------
     list of Paragraph
-        In order, stripped of outer white space, none without a letter or a digit.
+        In order, stripped of outer white space, none without a letter or a digit; where the whole article has neither
+        and is not blank, it is one paragraph.
     """
     found: list[Paragraph] = []
     start = 0
@@ -52,6 +53,8 @@ def split_paragraphs(article: str) -> list[Paragraph]:
         end = gap.start() if gap else len(article)
         found += _split_block(article, start, end)
         start = gap.end() if gap else end
+    if not found and (whole := _strip(article, 0, len(article))).text:
+        return [whole]
     return found
 
 
@@ -68,7 +71,7 @@ def _split_block(article: str, start: int, end: int) -> list[Paragraph]:
             joined[-1] = (joined[-1][0], span[1])
         else:
             joined.append(span)
-    return [paragraph for a, b in joined if (paragraph := _strip(article, a, b))]
+    return [paragraph for a, b in joined if any(map(str.isalnum, (paragraph := _strip(article, a, b)).text))]
 
 
 def _continued(lines: list[str]) -> list[bool]:
@@ -87,10 +90,8 @@ def _continued(lines: list[str]) -> list[bool]:
     return [False, *(is_full and wrapped for is_full in full)][: len(lines)]
 
 
-def _strip(article: str, start: int, end: int) -> Paragraph | None:
+def _strip(article: str, start: int, end: int) -> Paragraph:
     text = article[start:end]
     start += len(text) - len(text.lstrip())
     text = text.strip()
-    if not any(char.isalnum() for char in text):
-        return None
     return Paragraph(text, start, start + len(text))

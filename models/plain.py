@@ -325,14 +325,11 @@ def stretches(text: str, spans: Sequence[tuple[int, int]], weights: FloatArray, 
 
 
 def heaviest(found: list[Evidence]) -> list[Evidence]:
-    """Return the heaviest few stretches, heaviest first, their weights rounded; of equals the first of the text comes
-    first."""
-    shown = sorted(found, key=attrgetter("weight"), reverse=True)[:SHOWN]
-    return [
-        msgspec.structs.replace(stretch, weight=round(stretch.weight * WEIGHT_PARTS) / WEIGHT_PARTS)
-        for stretch in shown
-        if stretch.weight >= SHOWN_PART * shown[0].weight
-    ]
+    """Return the heaviest few stretches, heaviest first, their weights rounded; of those that are equal then the first
+    of the text comes first."""
+    rounded = [msgspec.structs.replace(each, weight=round(each.weight * WEIGHT_PARTS) / WEIGHT_PARTS) for each in found]
+    shown = sorted(rounded, key=attrgetter("weight"), reverse=True)[:SHOWN]
+    return [stretch for stretch in shown if stretch.weight >= SHOWN_PART * shown[0].weight]
 
 
 def char_ngrams(chunk: str) -> list[str]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from models.errors import InvalidParagraph
 from models.examples import STANCES
 from models.features import Row
-from models.linear import LINK_PART, Contributions, FloatArray, LinearModel, sigmoid, softmax
+from models.linear import FAMILY, LINK_PART, Contributions, FloatArray, LinearModel, sigmoid, softmax
 from models.paragraphs import Paragraph, text_fault
 from models.plain import Found, Label, heaviest, stretches
 from models.results import Evidence, Result, StanceResult, TopicResult
@@ -87,6 +87,14 @@ class Scorer:
     def is_quick(self) -> bool:
         """Whether a paragraph takes microseconds: no encoder has a part in it, and it is labelled by compiled code."""
         return self.pairs is None and self.model.is_compiled
+
+    @property
+    def families(self) -> tuple[str, ...]:
+        """The families that can be fitted with what is here, without a checkpoint: what was fine-tuned is carried on,
+        and heads are fitted beside an encoder as it is, unless it has been fine-tuned on labels."""
+        encoder = self.model.features.encoder
+        beside = () if encoder is None else ("encoder",) if encoder.spec.tuned is None else ("tuned",)
+        return (FAMILY, *beside, *(("crossencoder",) if self.pairs is not None else ()))
 
     def topic_scores(self, texts: Iterable[str]) -> FloatArray:
         """Return the probability of each topic, shape (n_texts, n_topics), in [0, 1]."""

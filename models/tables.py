@@ -1,4 +1,4 @@
-"""Paragraphs from files and answers to files, in constant memory: JSON Lines, CSV, Parquet and plain text."""
+"""Paragraphs from files and answers to files: JSON Lines, CSV and Parquet in constant memory, plain text read whole."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import IO, Any, NamedTuple
 
 import msgspec
 
-from models.errors import InvalidData
+from models.errors import InvalidData, to_install
 from models.paragraphs import split_paragraphs, text_fault
 from models.results import Result
 
@@ -96,6 +96,9 @@ def _row(path: str, line: int, id: object, text: object) -> Row:
         raise InvalidData([f"{where}: text: must be text, not {type(text).__name__}"])
     if fault := text_fault(text):
         raise InvalidData([f"{where}: text: {fault}"])
+    # True and false are whole numbers to Python.
+    if id is not None and (not isinstance(id, str | int) or isinstance(id, bool)):
+        raise InvalidData([f"{where}: id: must be text or a whole number, not {type(id).__name__}"])
     return Row(f"p{line}" if id is None or id == "" else str(id), text, where)
 
 
@@ -138,8 +141,9 @@ def _read_csv(path: str, stream: IO[bytes]) -> Iterator[Row]:
 
 def _read_text(path: str, stream: IO[bytes]) -> Iterator[Row]:
     article = stream.read().decode("utf-8-sig")
+    line, counted = 1, 0
     for number, paragraph in enumerate(split_paragraphs(article), 1):
-        line = article.count("\n", 0, paragraph.start) + 1
+        line, counted = line + article.count("\n", counted, paragraph.start), paragraph.start
         if fault := text_fault(paragraph.text):
             raise InvalidData([f"{path}:{line}: {fault}"])
         yield Row(f"p{number}", paragraph.text, f"{path}:{line}")
@@ -149,7 +153,7 @@ def _read_parquet(path: str) -> Iterator[Row]:
     try:
         from pyarrow import parquet
     except ImportError as error:
-        raise InvalidData([f"{path}: reading Parquet needs pyarrow: pip install 'stancery[parquet]'"]) from error
+        raise InvalidData([f"{path}: reading Parquet needs pyarrow: {to_install('parquet')}"]) from error
     try:
         file = parquet.ParquetFile(path)
     except (OSError, ValueError) as error:
@@ -160,12 +164,17 @@ def _read_parquet(path: str) -> Iterator[Row]:
             raise InvalidData([f"{path}: no column named text; there are {', '.join(names)}"])
         columns = [name for name in ("id", _TEXT_COLUMN) if name in names]
         number = 0
-        for batch in file.iter_batches(_PARQUET_BATCH, columns=columns):
+        batches = file.iter_batches(_PARQUET_BATCH, columns=columns)
+        while True:
+            where = f"{path}: in the {_PARQUET_BATCH:,} rows from {number + 1:,} on"
             try:
+                if (batch := next(batches, None)) is None:
+                    return
                 rows = batch.to_pylist()
             except UnicodeDecodeError as error:
-                where = f"{path}: in rows {number + 1:,} to {number + len(batch):,}"
                 raise InvalidData([f"{where}: not valid UTF-8: {error.reason}"]) from error
+            except (OSError, ValueError) as error:
+                raise InvalidData([f"{where}: damaged: {error}"]) from error
             for row in rows:
                 number += 1
                 yield _row(path, number, row.get("id"), row[_TEXT_COLUMN])
@@ -223,7 +232,7 @@ def _parquet_module() -> ModuleType:
     try:
         from models import parquet
     except ImportError as error:
-        raise InvalidData(["Parquet needs pyarrow: pip install 'stancery[parquet]'"]) from error
+        raise InvalidData([f"Parquet needs pyarrow: {to_install('parquet')}"]) from error
     return parquet
 
 

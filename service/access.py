@@ -18,7 +18,7 @@ from service.problems import Problem
 from service.store.keys import PREFIX, SCOPES, Key, digest_of
 
 ANONYMOUS = "anonymous"
-_ADMIN = "admin-key"
+ADMIN = "admin-key"
 
 
 class Allowance:
@@ -137,7 +137,7 @@ class Keys:
             raise _unauthorized("authorization: must be 'Bearer KEY'")
         secret = secret.strip()
         if self._admin and hmac.compare_digest(digest_of(secret), self._admin):
-            return Holder(_ADMIN, frozenset(SCOPES), None)
+            return Holder(ADMIN, frozenset(SCOPES), None)
         prefix, _, rest = secret.partition("_")
         id, _, own = rest.partition("_")
         key, holder = self._keys.get(id, (None, None))

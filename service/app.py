@@ -9,8 +9,10 @@ import os
 import signal
 import sys
 import threading
+from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from http import HTTPStatus
 from importlib.metadata import version
 from os import cpu_count
 from types import FrameType
@@ -19,7 +21,8 @@ from typing import Any
 import msgspec
 import uvicorn
 from anyio import CapacityLimiter
-from fastapi import FastAPI
+from fastapi import FastAPI, Request, Response
+from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from starlette.types import ASGIApp
 from uvicorn.config import STARTUP_FAILURE
@@ -32,6 +35,7 @@ from service.express import STATE, Express
 from service.follow import Follower, Health
 from service.observe import JsonFormatter, Logged, Metrics, RequestLog, log
 from service.routes import ROUTERS
+from service.routes.trainings import get_events
 from service.server import Protocol
 from service.serving import Serving, first_bundle
 from service.settings import Settings
@@ -119,9 +123,33 @@ def create_app(settings: Settings) -> ASGIApp:
     for router in ROUTERS:
         app.include_router(router)
     problems.install(app)
+    _complete(app)
     # Replacing the method is how FastAPI lets the document be made elsewhere.
     app.openapi = openapi.describe(app, serving)  # type: ignore[method-assign]  # meant to be
     return Logged(app, requests)
+
+
+def _complete(app: FastAPI) -> None:
+    """Have HEAD answered where GET is, and every path name all its methods: a route knows no other of its path."""
+    methods: dict[str, set[str]] = defaultdict(set)
+    for route in [route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute)]:
+        own, depends = route.methods or set(), route.dependencies
+        # The server leaves the body out; for that of the events it would wait till the training ends.
+        if "GET" in own and route.endpoint is not get_events:
+            own = own | {"HEAD"}
+            app.add_api_route(
+                route.path, route.endpoint, methods=["HEAD"], dependencies=depends, include_in_schema=False
+            )
+        methods[route.path] |= own
+
+    async def not_allowed(request: Request, _: Exception) -> Response:
+        path = getattr(request.scope.get("route"), "path", "")
+        # Beside these paths there are but those of the docs.
+        allowed = ", ".join(sorted(methods.get(path, {"GET"})))
+        status, headers = HTTPStatus.METHOD_NOT_ALLOWED, {"Allow": allowed}
+        return problems.Problem(status, f"method: allowed here are {allowed}", headers=headers).response()
+
+    app.add_exception_handler(HTTPStatus.METHOD_NOT_ALLOWED, not_allowed)
 
 
 def _note_signals(stopping: threading.Event) -> None:

@@ -36,6 +36,18 @@ def declared_length(headers: Mapping[str, str]) -> int | None:
     return int(length) if length.isascii() and length.isdigit() and len(length) < 19 else None
 
 
+def check_encoding(request: Request) -> None:
+    """Refuse a body that is compressed.
+
+    Raises
+    ------
+    Problem
+        415.
+    """
+    if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
+        raise Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "content-encoding: only identity is allowed")
+
+
 async def read_body(request: Request, limit: int, seconds: float) -> bytes:
     """Return the body.
 
@@ -43,7 +55,7 @@ async def read_body(request: Request, limit: int, seconds: float) -> bytes:
     ------
     Problem
         413 if it is longer than `limit` bytes, whatever its Content-Length says; 400 if it breaks off; 408 if it takes
-        longer than `seconds`.
+        longer than `seconds`; 415 if it is compressed.
     """
     if request.scope.get(IS_HERE):
         # There is nothing to wait for.
@@ -56,8 +68,7 @@ async def read_body(request: Request, limit: int, seconds: float) -> bytes:
 
 
 async def _read(request: Request, limit: int) -> bytes:
-    if request.headers.get("content-encoding", "identity") != "identity":
-        raise Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "content-encoding: only identity is allowed")
+    check_encoding(request)
     declared = declared_length(request.headers) or 0
     over = declared > limit
     if declared > _DRAINED * limit:

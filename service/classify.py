@@ -7,7 +7,7 @@ from http import HTTPStatus
 import msgspec
 
 from models.bundle import Bundle
-from models.paragraphs import Paragraph, split_paragraphs, text_fault
+from models.paragraphs import split_paragraphs, text_fault
 from models.results import Result
 from service.context import Service
 from service.problems import Fault, Problem, invalid, undecodable
@@ -83,7 +83,7 @@ def id_fault(id: str | None) -> str | None:
 def _article(bundle: Bundle, text: str, request: ClassifyRequest, settings: Settings) -> list[Result]:
     if fault := text_fault(text):
         raise invalid("text", fault)
-    paragraphs = split_paragraphs(text) or [Paragraph(text.strip(), *_stripped(text))]
+    paragraphs = split_paragraphs(text)
     _check_count("text", len(paragraphs), settings)
     faults = [
         Fault(f"text, paragraph {number}", fault)
@@ -116,11 +116,6 @@ def _paragraphs(
         explain=request.explain,
         encoded=True,
     )
-
-
-def _stripped(text: str) -> tuple[int, int]:
-    start = len(text) - len(text.lstrip())
-    return start, start + len(text.strip())
 
 
 def _check_count(field: str, count: int, settings: Settings) -> None:

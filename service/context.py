@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import cast
+from urllib.parse import unquote_to_bytes
 
 import msgspec
 from anyio import CapacityLimiter
@@ -18,7 +19,7 @@ from models.errors import BundleError
 from service.access import Keys
 from service.follow import Health
 from service.observe import Metrics
-from service.problems import Fault, Problem, invalid
+from service.problems import Problem, invalid
 from service.serving import Serving
 from service.settings import Settings
 from service.store import versions
@@ -87,17 +88,27 @@ def json_answer(value: object, status: HTTPStatus = HTTPStatus.OK, headers: dict
     return Response(msgspec.json.encode(value), status, headers, media_type="application/json")
 
 
-def check_query(request: Request, allowed: tuple[str, ...]) -> None:
-    """Refuse query parameters that a route does not have.
+class Takes:
+    """A dependency that declares the query parameters of a route, and refuses every other."""
 
-    Raises
-    ------
-    Problem
-        422.
-    """
-    if any(name not in allowed for name in request.query_params):
-        message = f"unknown parameter; allowed are {', '.join(allowed) or 'none'}"
-        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, f"query: {message}", [Fault("query", message)])
+    def __init__(self, *names: str) -> None:
+        self.names = names
+
+    async def __call__(self, request: Request) -> None:
+        """Let the request through.
+
+        Raises
+        ------
+        Problem
+            422.
+        """
+        # Starlette would put U+FFFD for what is not UTF-8.
+        try:
+            unquote_to_bytes(request.scope["query_string"]).decode()
+        except UnicodeDecodeError:
+            raise invalid("query", "must be UTF-8, percent-encoded") from None
+        if any(name not in self.names for name in request.query_params):
+            raise invalid("query", f"unknown parameter; allowed are {', '.join(self.names) or 'none'}")
 
 
 def flag(request: Request, name: str) -> bool:

@@ -26,7 +26,7 @@ STATE = "express"
 PATH = "/v1/classify"
 # A linear model labels so many bytes within some ten milliseconds, for which the event loop can be held.
 _LONGEST = 65_536
-_HINDRANCES = frozenset({"transfer-encoding", "content-encoding", "expect", "upgrade"})
+_HINDRANCES = frozenset({"transfer-encoding", "content-encoding", "expect"})
 
 RawHeaders = Iterable[tuple[bytes, bytes]]
 

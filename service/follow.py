@@ -18,7 +18,7 @@ from service.observe import log
 from service.serving import Serving, prepare, verified
 from service.settings import Settings
 from service.store import keys, versions
-from service.store.database import Database
+from service.store.database import Database, StoreUnavailable
 
 INTERVAL = 0.4
 _RETRY = 5.0
@@ -34,6 +34,11 @@ class Health:
     @property
     def reason(self) -> str | None:
         return "; ".join(part for part in (self.swap, self.store) if part) or None
+
+
+def could_not(version: str) -> str:
+    """Say that a version could not take over, to anybody: what an error tells may name folders of this machine."""
+    return f"{version} could not take over; the log says why"
 
 
 @dataclass
@@ -66,9 +71,13 @@ class Follower:
                     tried, wait = wanted.number, _RETRY
                     await self._follow(wanted)
             except StanceryError as error:
-                if self.health.store != str(error):
+                # What else there may be tells of files.
+                reason = (
+                    str(error) if isinstance(error, StoreUnavailable) else "it has no version yet; the log says why"
+                )
+                if self.health.store != reason:
                     log.error("store", extra={"fields": {"reason": error.in_full}})
-                self.health.store = str(error)
+                self.health.store = reason
             except Exception as error:
                 reason = f"an error of ours ({type(error).__name__}); the log has it"
                 if self.health.store != reason:
@@ -79,7 +88,7 @@ class Follower:
 
     async def _follow(self, wanted: versions.Wanted) -> None:
         """Serve what is wanted; where that fails, go on serving what served."""
-        self.health.swap = wanted.failure
+        self.health.swap = could_not(wanted.failed) if wanted.failed else None
         if wanted.version == self.serving.version:
             return
         try:
@@ -87,7 +96,7 @@ class Follower:
             bundle = await run_sync(load, self.settings.home / wanted.path, wanted.version, limiter=self.loaders)
         except StanceryError as error:
             log.error("swap", extra={"fields": {"model": wanted.version, "reason": str(error)}})
-            self.health.swap = f"{wanted.version} could not take over: {error}"
+            self.health.swap = could_not(wanted.version)
             return
         async with self.serving.changing:
             # Another may have been made active while this one was loaded.

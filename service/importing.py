@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,7 +11,7 @@ import msgspec
 from sqlalchemy import Connection
 
 from models.errors import InvalidData, shorten
-from models.examples import check_example
+from models.examples import Example, check_example
 from models.taxonomy import Taxonomy
 from service.labels.gathering import MAX_LISTED
 from service.labels.reading import Label, Reading, UnknownLabel, read_labels
@@ -19,6 +21,8 @@ from service.store.corpus import Added, Incoming
 MAX_NAME_CHARS = 256
 # The format of what is posted as ``{"annotations": [...]}``.
 OBJECT = "annotations"
+_FIELDS = (*Example.__struct_fields__, "annotator")
+_NAME = re.compile(r"[\w.-]+")
 
 
 class _Batch(msgspec.Struct, forbid_unknown_fields=True):
@@ -82,7 +86,7 @@ def read(
         With every fault and every unknown label.
     """
     reading = read_labels(data, taxonomy, renamed=renamed or {})
-    named = [fault for label in reading.labels for fault in name_faults(label, max_chars)]
+    named = [f"{label.where}: {fault}" for label in reading.labels for fault in name_faults(label, max_chars)]
     faults = [*reading.faults, *_first(named)]
     if not faults and not reading.unknown and not reading.labels and not reading.skipped:
         faults.append("no label in it")
@@ -96,28 +100,31 @@ def read_object(body: bytes, taxonomy: Taxonomy, *, max_chars: int) -> Reading:
 
     Raises
     ------
+    msgspec.DecodeError, UnicodeDecodeError, RecursionError
+        If it is not JSON, or JSON of another shape.
     Faulty
-        With every fault.
+        With every fault, ``annotations[3].text: what is wrong and what is allowed``.
     """
-    try:
-        rows = msgspec.json.decode(body, type=_Batch).annotations
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Faulty([f"body: {shorten(str(error))}"], []) from None
+    rows = msgspec.json.decode(body.removeprefix(codecs.BOM_UTF8), type=_Batch).annotations
     labels, faults = [], []
     for place, row in enumerate(rows):
         where = f"annotations[{place}]"
+        found = _unknown_fields(row)
         annotator = row.pop("annotator", None)
         if row.get("id") is None:
             row.pop("id", None)
-        example, found = check_example(row, "", taxonomy)
+        example, more = check_example(row, "", taxonomy)
+        found += more
         if not isinstance(annotator, str | None):
             found.append(f"annotator: must be text or null, not {type(annotator).__name__}")
-        faults += [f"{where}.{fault}" for fault in found]
+        elif annotator is not None and (fault := annotator_fault(annotator)):
+            found.append(f"annotator: {fault}")
         if example is not None and not found:
             fields = {name: getattr(example, name) for name in example.__struct_fields__}
             label = Label(where=where, annotator=annotator, **{**fields, "id": example.id or None})
-            faults += name_faults(label, max_chars)
+            found = name_faults(label, max_chars)
             labels.append(label)
+        faults += [f"{where}.{fault}" for fault in found]
     if not rows:
         faults.append("annotations: empty; at least one is needed")
     if faults:
@@ -130,17 +137,33 @@ def _first(faults: list[str]) -> list[str]:
     return [*faults[:MAX_LISTED], f"and {more:,} more"] if more > 0 else faults
 
 
+def _unknown_fields(row: dict[str, Any]) -> list[str]:
+    """Take the fields out of an annotation that it may not have, and say so of each."""
+    unknown = [name for name in row if name not in _FIELDS]
+    for name in unknown:
+        del row[name]
+    shown = (shorten(name) if _NAME.fullmatch(name) else "(unnamed)" for name in unknown)
+    return [f"{name}: unknown field; allowed are {', '.join(_FIELDS)}" for name in shown]
+
+
+def annotator_fault(name: str) -> str | None:
+    """Say why an annotator cannot be called so, or return None."""
+    if name.strip() and len(name) <= MAX_NAME_CHARS and "\0" not in name:
+        return None
+    return f"must be 1 to {MAX_NAME_CHARS} characters, not all of them blank and none of them NUL"
+
+
 def name_faults(label: Label, max_chars: int | None) -> list[str]:
-    """Say what of a label's text and names is too long to be kept, or cannot be."""
+    """Say what of a label's text and names is too long to be kept, or cannot be, ``field: what is wrong``."""
     faults = []
     if max_chars is not None and len(label.text) > max_chars:
-        faults.append(f"{label.where}: text: longer than {max_chars:,} characters, which is the limit for a paragraph")
+        faults.append(f"text: longer than {max_chars:,} characters, which is the limit for a paragraph")
     for name in ("id", "document_id", "speaker", "language", "source", "annotator"):
         value: Any = getattr(label, name)
         if value is not None and len(value) > MAX_NAME_CHARS:
-            faults.append(f"{label.where}: {name}: longer than {MAX_NAME_CHARS} characters, which is the limit")
+            faults.append(f"{name}: longer than {MAX_NAME_CHARS} characters, which is the limit")
         elif value is not None and ("\0" in value or any("\ud800" <= char <= "\udfff" for char in value)):
-            faults.append(f"{label.where}: {name}: holds NUL or a lone surrogate")
+            faults.append(f"{name}: holds NUL or a lone surrogate")
     return faults
 
 

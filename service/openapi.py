@@ -1,4 +1,4 @@
-"""The OpenAPI document: schemas straight from the structs that decode and encode, examples scored by the bundle."""
+"""The OpenAPI document: schemas straight from the structs of ``service.schemas``, examples scored by the bundle."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from service.schemas import (
     ClassifyRequest,
     ClassifyResponse,
     DisagreementsResponse,
+    ExampleIn,
     Health,
     ModelDetail,
     ModelsResponse,
@@ -38,7 +39,6 @@ from service.store.trainings import Training
 
 _JSON = "application/json"
 _SCHEME = "key"
-_STORE = (503, 507)
 _ANSWERS: dict[tuple[str, str], tuple[int, str, Any]] = {
     ("/v1/classify", "post"): (200, _JSON, ClassifyResponse),
     ("/v1/classify/stream", "post"): (200, stream.MEDIA_TYPE, StreamLine),
@@ -56,21 +56,25 @@ _ANSWERS: dict[tuple[str, str], tuple[int, str, Any]] = {
     ("/v1/models/{version}/activate", "post"): (200, _JSON, ModelSummary),
     ("/healthz", "get"): (200, _JSON, Health),
     ("/readyz", "get"): (200, _JSON, Health),
+    ("/metrics", "get"): (200, "text/plain", str),
 }
+# What else is no refusal: the status, what it says, and what comes with it.
+_ALSO: dict[tuple[str, str], tuple[int, str, Any]] = {
+    ("/v1/annotations", "post"): (200, "With dry_run: what would come in", ImportReport),
+    ("/v1/annotations", "get"): (304, "The labels are those of If-None-Match", None),
+    ("/readyz", "get"): (503, "Scores cannot be trusted", Health),
+}
+# Beside those of every operation that takes a key, and of all under /v1.
 _PROBLEMS: dict[tuple[str, str], tuple[int, ...]] = {
-    ("/v1/classify", "post"): (400, 408, 409, 413, 415, 422, 503),
-    ("/v1/classify/stream", "post"): (409, 422, 503),
-    ("/v1/annotations", "post"): (400, 408, 409, 413, 415, 422, *_STORE),
-    ("/v1/annotations", "get"): _STORE[:1],
-    ("/v1/annotations/disagreements", "get"): _STORE[:1],
-    ("/v1/trainings", "post"): (400, 409, 422, *_STORE),
-    ("/v1/trainings", "get"): _STORE[:1],
-    ("/v1/trainings/{id}", "get"): (404, *_STORE[:1]),
-    ("/v1/trainings/{id}", "delete"): (404, 409, *_STORE),
-    ("/v1/trainings/{id}/events", "get"): (404, *_STORE[:1]),
-    ("/v1/models", "get"): _STORE[:1],
-    ("/v1/models/{version}", "get"): (404, 409, *_STORE[:1]),
-    ("/v1/models/{version}/activate", "post"): (404, 409, *_STORE),
+    ("/v1/classify", "post"): (400, 408, 409, 413, 415),
+    ("/v1/classify/stream", "post"): (409, 415),
+    ("/v1/annotations", "post"): (400, 408, 409, 413, 415, 507),
+    ("/v1/trainings", "post"): (400, 408, 409, 413, 415, 507),
+    ("/v1/trainings/{id}", "get"): (404,),
+    ("/v1/trainings/{id}", "delete"): (404, 409, 507),
+    ("/v1/trainings/{id}/events", "get"): (404,),
+    ("/v1/models/{version}", "get"): (404, 409),
+    ("/v1/models/{version}/activate", "post"): (404, 409, 507),
 }
 _STREAM_PARAMETERS = (
     ("topics", "Topics to answer for whether or not they are present, parted by commas.", {"type": "string"}),
@@ -119,8 +123,8 @@ def scopes() -> dict[tuple[str, str], str | None]:
 
 def _document(app: FastAPI, bundle: Bundle) -> dict[str, Any]:
     document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-    structs = [ClassifyRequest, ParagraphIn, AnnotationsRequest, TrainingRequest, problems.ProblemBody]
-    structs = [*structs, *dict.fromkeys(struct for _, _, struct in _ANSWERS.values())]
+    structs: list[Any] = [ClassifyRequest, ParagraphIn, AnnotationsRequest, ExampleIn, TrainingRequest]
+    structs += [problems.ProblemBody, *dict.fromkeys(struct for _, _, struct in _ANSWERS.values())]
     references, components = msgspec.json.schema_components(structs, ref_template="#/components/schemas/{name}")
     reference = dict(zip(structs, references, strict=True))
     document["components"] = {"schemas": components, "securitySchemes": {_SCHEME: {"type": "http", "scheme": "bearer"}}}
@@ -132,20 +136,23 @@ def _document(app: FastAPI, bundle: Bundle) -> dict[str, Any]:
             # Without a key as well, where the service is open.
             operation["security"] = [{_SCHEME: []}, {}]
             operation["description"] += f"\n\nScope: `{scope}`."
-            refusals = (*refusals, 401, 403, 429)
-        operation["responses"] = {
-            str(status): {"description": "Success", "content": {media_type: {"schema": reference[struct]}}},
-            **{
-                str(refusal): {
-                    "description": "What is wrong, and what is allowed",
-                    "content": {problems.MEDIA_TYPE: {"schema": reference[problems.ProblemBody]}},
-                }
-                for refusal in sorted(refusals)
-            },
-        }
+            refusals = (*refusals, 401, 403, 429, 503)
+        if path.startswith("/v1/"):
+            refusals = (*refusals, 422)
+        answers = {status: _answer("Success", media_type, reference[struct])}
+        if (path, method) in _ALSO:
+            status, told, struct = _ALSO[path, method]
+            answers[status] = _answer(told, media_type, reference[struct]) if struct else {"description": told}
+        wrong = _answer("What is wrong, and what is allowed", problems.MEDIA_TYPE, reference[problems.ProblemBody])
+        answers |= dict.fromkeys(refusals, wrong)
+        operation["responses"] = {str(status): answers[status] for status in sorted(answers)}
     _add_classify(document["paths"], reference, bundle)
     _add_loop(document["paths"], reference, bundle)
     return document
+
+
+def _answer(description: str, media_type: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"description": description, "content": {media_type: {"schema": schema}}}
 
 
 def _add_loop(paths: dict[str, Any], reference: dict[Any, dict[str, Any]], bundle: Bundle) -> None:
@@ -159,7 +166,7 @@ def _add_loop(paths: dict[str, Any], reference: dict[Any, dict[str, Any]], bundl
         "required": True,
         "content": {
             _JSON: {"schema": reference[AnnotationsRequest], "example": {"annotations": [example]}},
-            stream.MEDIA_TYPE: {"schema": reference[Example], "example": example},
+            stream.MEDIA_TYPE: {"schema": reference[ExampleIn], "example": example},
             "text/csv": {"schema": {"type": "string"}},
         },
     }

@@ -1,4 +1,8 @@
-"""What requests and answers look like. Decoded by msgspec, which is also where the OpenAPI page has them from."""
+"""What requests and answers look like, which is also where the OpenAPI page has them from.
+
+msgspec decodes and encodes by them; but for annotations, which ``service.importing`` checks by its own rules, so that
+every fault of a batch is named and not the first alone.
+"""
 
 from __future__ import annotations
 
@@ -60,12 +64,24 @@ class TaxonomyResponse(msgspec.Struct, frozen=True):
     topics: tuple[Topic, ...]
 
 
-class AnnotationIn(msgspec.Struct, frozen=True):
-    """What somebody says of a paragraph.
+class ExampleIn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A line of an examples file.
 
     ``topics`` maps topics to stances, or lists topics without; ``{}`` says off topic. ``document_id`` keeps the
     paragraphs of one document on one side of every split.
     """
+
+    text: str
+    topics: dict[str, str | None] | list[str]
+    id: str | msgspec.UnsetType = msgspec.UNSET
+    speaker: str | None = None
+    document_id: str | None = None
+    language: str | None = None
+    source: str | None = None
+
+
+class AnnotationIn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What somebody says of a paragraph: a line of an examples file, and whose words it is."""
 
     text: str
     topics: dict[str, str | None] | list[str]
@@ -77,7 +93,7 @@ class AnnotationIn(msgspec.Struct, frozen=True):
     annotator: str | None = None
 
 
-class AnnotationsRequest(msgspec.Struct, frozen=True):
+class AnnotationsRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A batch of annotations, taken whole or not at all."""
 
     annotations: list[AnnotationIn]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.body import IS_HERE, late
@@ -49,7 +50,7 @@ class Protocol(HttpToolsProtocol):
     """
 
     _deadline: asyncio.TimerHandle | None = None
-    _is_in_head = False
+    _is_in_head = _is_offered = False
     # Bytes that came since the last that were of a body or ended a message: of a head, or of what may follow a body.
     _beside = 0
     _lane: _Lane | None = None
@@ -63,7 +64,7 @@ class Protocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         self._last = self.loop.time()
         self._beside += len(data)
-        super().data_received(data)
+        self._feed(data)
         if self._beside > _LONGEST_HEAD:
             self._close()
         # Most heads and bodies come whole, and need no timer.
@@ -75,11 +76,43 @@ class Protocol(HttpToolsProtocol):
             # More of a body that was answered already, or nothing but line ends.
             self._wait()
 
+    def _feed(self, data: bytes) -> None:
+        """Parse what came. The offer of another protocol is overlooked (RFC 9110, section 7.8)."""
+        self._unset_keepalive_if_required()
+        while True:
+            try:
+                self.parser.feed_data(data)
+            except HttpParserUpgrade as offer:
+                if not self._is_offered:
+                    return
+                # httptools takes what follows the head for the other protocol: it would lose the body, or take it for
+                # a request of its own.
+                data = self._without_offer() + data[offer.args[0] :]
+            except HttpParserError:
+                self.send_400_response("Invalid HTTP request received.")
+                return
+            else:
+                return
+
+    def _without_offer(self) -> bytes:
+        """Return the head that was parsed, less its offer, for a parser that knows of none."""
+        method, version = self.parser.get_method(), self.parser.get_http_version().encode()
+        self._is_offered = False
+        self.parser = HttpRequestParser(self)
+        # As uvicorn's own is.
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        lines = [method + b" " + self.url + b" HTTP/" + version]
+        lines += [name + b": " + value for name, value in self.headers if name != b"upgrade"]
+        return b"\r\n".join([*lines, b"\r\n"])
+
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._is_in_head = True
 
     def on_headers_complete(self) -> None:
+        if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
+            self._is_offered = True
+            return
         self._is_in_head = False
         self._beside = 0
         self._came()
@@ -94,6 +127,8 @@ class Protocol(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
+        if self._is_offered:
+            return
         self._beside = 0
         super().on_message_complete()
         if self._lane is None:
@@ -179,6 +214,8 @@ class Protocol(HttpToolsProtocol):
         """Send the whole answer to a request, and wait for the next."""
         self.transport.write(answer)
         lane.response_complete = True
+        # The connection may be idle for long, and what was asked holds a version in memory.
+        lane.body, lane.asked = bytearray(), None
         if not lane.keep_alive:
             self._close()
         if self.pipeline:

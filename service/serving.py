@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 import threading
 from contextlib import suppress
@@ -12,6 +11,7 @@ from tempfile import TemporaryDirectory
 
 from models.bundle import POINTER, Bundle, bundles_at, load_bundle, read_manifest, verify
 from models.errors import BundleError, StanceryError
+from models.files import replacing
 from service.observe import Metrics, log
 from service.settings import Settings
 from service.store import versions
@@ -107,10 +107,8 @@ def remember(home: Path, bundle: Path) -> None:
 
     Where the home is read-only there is nothing to remember it by, and nothing that could have changed it.
     """
-    part = home / f".{POINTER}-{os.getpid()}-{threading.get_ident()}"
-    with suppress(OSError):
-        part.write_text(str(bundle.absolute()))
-        part.replace(home / POINTER)
+    with suppress(OSError), replacing(home / POINTER) as file:
+        file.write(str(bundle.absolute()).encode())
 
 
 def first_bundle(settings: Settings, database: Database) -> Bundle:

@@ -195,8 +195,8 @@ class Runner:
         try:
             stopped = await self._look_after(process.pid, listening, watch)
         finally:
-            # It makes itself a group of its own, but not before it runs.
-            for kill in (os.kill, os.killpg):
+            # It makes itself a group of its own, but not before it runs; once it is reaped its number may be another's.
+            for kill in (os.kill, os.killpg) if process.returncode is None else (os.killpg,):
                 with suppress(ProcessLookupError):
                     kill(process.pid, signal.SIGKILL)
             listening.cancel()

@@ -24,11 +24,11 @@ _VOICES = 5
 
 
 class Prior(NamedTuple):
-    """What the slopes of a blend are drawn to, the heads' and the net's (``pair``), and are with fewer than ``least``
+    """What the slopes of a blend are drawn to, the heads' and the net's, and are with fewer than ``least``
     observations."""
 
     head: float
-    pair: float
+    net: float
     least: int
 
 
@@ -83,17 +83,17 @@ def log_likelihoods(scores: FloatArray) -> FloatArray:
     return np.asarray(np.log(np.clip(scores, 1e-9, 1)))
 
 
-def fit_topic(heads: FloatArray, pairs: FloatArray, labels: NDArray[np.bool_], prior: Prior) -> Blend:
-    """Fit ``sigmoid(head * heads + pair * pairs + offset)`` to labels, arrays of shape (n,)."""
-    present = np.stack([heads, pairs], axis=1)
+def fit_topic(heads: FloatArray, net: FloatArray, labels: NDArray[np.bool_], prior: Prior) -> Blend:
+    """Fit ``sigmoid(head * heads + pair * net + offset)`` to labels, arrays of shape (n,)."""
+    present = np.stack([heads, net], axis=1)
     columns = np.stack([np.zeros_like(present), present], axis=2)
     head, pair, offset = _fit(columns, labels.astype(np.int64), prior)
     return Blend(head, pair, [float(offset[1] - offset[0])])
 
 
-def fit_stance(heads: FloatArray, pairs: FloatArray, stance: NDArray[np.int64], prior: Prior) -> Blend:
-    """Fit ``softmax(head * heads + pair * pairs + offset)`` to stances; logits of shape (n, 3)."""
-    head, pair, offset = _fit(np.stack([heads, pairs], axis=1), stance, prior)
+def fit_stance(heads: FloatArray, net: FloatArray, stance: NDArray[np.int64], prior: Prior) -> Blend:
+    """Fit ``softmax(head * heads + pair * net + offset)`` to stances; logits of shape (n, 3)."""
+    head, pair, offset = _fit(np.stack([heads, net], axis=1), stance, prior)
     return Blend(head, pair, offset.tolist())
 
 
@@ -103,16 +103,16 @@ def _fit(logits: FloatArray, gold: NDArray[np.int64], prior: Prior) -> tuple[flo
     Parameters
     ----------
     logits : ndarray of float64, shape (n, 2, n_outcomes)
-        The heads', then the pair model's.
+        The heads', then the net's.
     gold : ndarray of int64, shape (n,)
     prior : Prior
         The offsets are drawn to 0.
     """
     n, _, n_outcomes = logits.shape
     hot = np.eye(n_outcomes)[gold]
-    start = np.array([prior.head, prior.pair, *np.zeros(n_outcomes)])
+    start = np.array([prior.head, prior.net, *np.zeros(n_outcomes)])
     if n < prior.least:
-        return prior.head, prior.pair, start[2:]
+        return prior.head, prior.net, start[2:]
 
     def loss(parameters: FloatArray) -> tuple[float, FloatArray]:
         p = softmax(np.einsum("k,nko->no", parameters[:2], logits) + parameters[2:])

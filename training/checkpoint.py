@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from models.encoder import Encoder, EncoderSpec
-from models.errors import InvalidData
+from models.errors import InvalidData, to_install
 
 # Their states can be pooled into an embedding; by ``model_type`` of config.json.
 ARCHITECTURES = ("bert", "camembert", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta")
@@ -262,7 +262,7 @@ def require() -> None:
         raise InvalidData(
             [
                 "encoder: to bring in a checkpoint takes more packages: torch in the build for this machine, then "
-                f"pip install 'stancery[checkpoint]' ({error})"
+                f"{to_install('checkpoint')} ({error})"
             ]
         ) from error
 

@@ -26,7 +26,7 @@ _CANARIES = 4
 _LIBRARIES = ("joblib", "numpy", "safetensors", "scikit-learn", "scipy")
 
 
-class Sides(NamedTuple):
+class Corpus(NamedTuple):
     """All examples; ``kept`` are those held out, ``carried`` rows that an earlier model was measured on and that are
     not among the examples any more."""
 
@@ -49,7 +49,7 @@ def seal(
     material: Material,
     choices: Choices,
     scorer: Scorer,
-    sides: Sides,
+    corpus: Corpus,
     measured: Measured,
     *,
     asked: Mapping[str, Any],
@@ -63,7 +63,7 @@ def seal(
     family : str
     material, choices, scorer
         What was fitted.
-    sides : Sides
+    corpus : Corpus
     measured : Measured
     asked : mapping
         The settings that were asked for.
@@ -72,7 +72,7 @@ def seal(
     is_carried : bool
         Whether what is fine-tuned is the champion's.
     """
-    taxonomy, (examples, kept, carried) = material.taxonomy, sides
+    taxonomy, (examples, kept, carried) = material.taxonomy, corpus
     settings = {
         **asked,
         "folds": choices.folds,

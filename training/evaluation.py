@@ -112,7 +112,8 @@ class Resample:
     """Sums of per-paragraph counts over resampled groups."""
 
     def __init__(self, group_names: Sequence[str], seed: int) -> None:
-        names, self._group = np.unique(np.array(group_names, dtype=object).astype(str), return_inverse=True)
+        names = {name: place for place, name in enumerate(sorted(set(group_names)))}
+        self._group = np.array([names[name] for name in group_names], dtype=np.int64)
         self.unit = "document"
         if len(names) < _FEW_GROUPS:
             # So few documents cannot be resampled; the interval then leaves out what varies between them.

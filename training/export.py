@@ -14,6 +14,7 @@ from models.bundle import Bundle
 from models.errors import BundleError
 from models.examples import STANCES
 from models.features import CHAR_NGRAMS, WORD_NGRAMS
+from models.files import replacing
 from models.linear import LinearModel
 
 
@@ -49,7 +50,9 @@ def pipelines(bundle: Bundle) -> dict[str, dict[str, Pipeline]]:
 
 def write_joblib(bundle: Bundle, path: Path) -> None:
     """Write :func:`pipelines` with joblib, compressed."""
-    joblib.dump(pipelines(bundle), path, compress=3)
+    made = pipelines(bundle)
+    with replacing(path) as file:
+        joblib.dump(made, file, compress=3)
 
 
 def _vectorizers(model: LinearModel) -> FeatureUnion:

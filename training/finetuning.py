@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from models.errors import InvalidData
+from models.files import replacing
 
 BATCH = 32
 _WARM = 0.1
@@ -176,15 +176,11 @@ class FineTuning(ABC):
             "done": self._done,
             "own": self._own,
         }
-        part = state.with_suffix(f".{os.getpid()}.part")
         # Without room for it the fine-tuning can still end: then there is nothing to go on from.
         with suppress(RuntimeError, OSError):
             state.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                torch.save(kept, part)
-                part.replace(state)
-            finally:
-                part.unlink(missing_ok=True)
+            with replacing(state) as file:
+                torch.save(kept, file)
 
     def _read(self, state: Path) -> dict[str, Any] | None:
         """Return what an interrupted run left; one that was cut short or damaged is as good as none."""

@@ -22,6 +22,7 @@ from safetensors.numpy import load, save
 from scipy import sparse
 
 from models.features import WORD_NGRAMS, NgramFeatures
+from models.files import replacing
 from models.plain import CACHED_CHUNKS, CHAR_NGRAMS, WORD, char_ngrams, normalised, sublinear
 
 # Numbers of n-grams, in the order in which they first occur, and how often each does: int32 of shape (2, n).
@@ -161,8 +162,6 @@ def _write(path: Path, counted: _Counted) -> None:
         arrays[f"{block}.ends"] = np.cumsum([part.shape[1] for part in rows])
     data = save(arrays)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    with part.open("wb") as file:
+    with replacing(path) as file:
         file.write(hashlib.sha256(data).digest())
         file.write(data)
-    part.replace(path)

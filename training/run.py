@@ -22,7 +22,7 @@ from models.scorer import Scorer
 from models.taxonomy import Taxonomy, read_taxonomy
 from training import calibration, fitting, splits
 from training.audit import OutOfFold, audit
-from training.describe import Measured, Sides, seal
+from training.describe import Corpus, Measured, seal
 from training.evaluation import measure, score_examples
 from training.gate import Champion, Gate, fits, judge, load_champion
 from training.progress import Progress, Teller
@@ -39,8 +39,8 @@ TUNED_FAMILY, CROSS_FAMILY = "tuned", "crossencoder"
 _FROZEN = ("encoder", CROSS_FAMILY)
 # Of which a part is fine-tuned on labels.
 _TUNED = (TUNED_FAMILY, CROSS_FAMILY)
-# What a fine-tuning takes, in units of all else that a training does: several times as long.
-_LONG = 5
+# What fine-tuning takes, in units of all else that a training does, on processors: forty to a hundred and more.
+_LONG = 60
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,11 @@ def run(
     teller.step()
     embeddings = _embeddings(options, beaten, teller) if options.family in _FROZEN else None
     checkpoint = _checkpoint(options, teller) if options.family == TUNED_FAMILY and options.encoder else None
-    material = _material(list(compress(examples, split.fitted)), taxonomy, embeddings, options, examples_path, teller)
+    fitted = list(compress(examples, split.fitted))
+    if len({example.group for example in fitted}) < 2:
+        counts = f"{len(kept):,} are held out, and {len(examples) - len(kept) - len(fitted):,} repeat one of those"
+        raise InvalidData([f"{examples_path}: fewer than two documents to fit on, which calibration needs; {counts}"])
+    material = _material(fitted, taxonomy, embeddings, options, teller)
 
     choices, found = _choose(material, examples, split, options, teller)
     pairs, tuned = None, None
@@ -163,7 +167,7 @@ def run(
         material,
         choices,
         scorer,
-        Sides(examples, kept, _carried(frozen, examples, taxonomy)),
+        Corpus(examples, kept, _carried(frozen, examples, taxonomy)),
         measured,
         asked={"holdout": options.holdout, "seed": options.seed},
         parent=beaten.bundle.manifest.version if beaten else None,
@@ -189,15 +193,13 @@ def run(
 
 
 def _check_champion(family: str, champion: Champion | None) -> None:
-    """Raise InvalidData where a family needs what was fine-tuned, and the champion has none."""
-    scorer = None if champion is None else champion.bundle.scorer
-    encoder = None if scorer is None else scorer.model.features.encoder
-    if family == CROSS_FAMILY and (scorer is None or not scorer.pairs):
-        raise InvalidData(["encoder: to fine-tune a pair model, name a checkpoint, or a champion that has one"])
-    if family in _FROZEN and encoder is not None and encoder.spec.tuned is not None:
-        raise InvalidData(["encoder: the champion's is fine-tuned on labels; name a checkpoint"])
-    if family == TUNED_FAMILY and (encoder is None or encoder.spec.tuned is None):
-        raise InvalidData(["encoder: to fine-tune one, name a checkpoint, or a champion that has one fine-tuned"])
+    """Raise InvalidData where a family needs a checkpoint, and the champion has none that would do."""
+    allowed = (FAMILY,) if champion is None else champion.bundle.scorer.families
+    if family not in allowed:
+        beside = "without a champion" if champion is None else f"from {champion.bundle.manifest.version}"
+        raise InvalidData(
+            [f"encoder: the {family} family needs one, so name a checkpoint; without, {beside}: {', '.join(allowed)}"]
+        )
 
 
 def _carried(frozen: Sequence[Example], examples: Sequence[Example], taxonomy: Taxonomy) -> list[Example]:
@@ -222,10 +224,9 @@ def _embeddings(options: Options, champion: Champion | None, teller: Teller) -> 
         from training.checkpoint import load_encoder
 
         encoder = load_encoder(options.encoder, online=options.online, threads=options.jobs)
-    elif champion is not None and champion.bundle.scorer.model.features.encoder is not None:
-        encoder = champion.bundle.scorer.model.features.encoder
     else:
-        raise InvalidData(["encoder: the family needs one: name a checkpoint, or a champion that has one"])
+        assert champion is not None and champion.bundle.scorer.model.features.encoder is not None
+        encoder = champion.bundle.scorer.model.features.encoder
     return Embeddings(encoder, options.cache)
 
 
@@ -310,11 +311,8 @@ def _material(
     taxonomy: Taxonomy,
     embeddings: Embeddings | None,
     options: Options,
-    path: str | Path,
     teller: Teller,
 ) -> fitting.Material:
-    if len({example.group for example in fitted}) < 2:
-        raise InvalidData([f"{path}: fewer than two documents to fit on; calibration needs at least two"])
     beside = " and embedding them" if embeddings is not None else ""
     teller.phase("features", f"counting n-grams of {len(fitted):,} paragraphs{beside}")
     material = fitting.prepare(fitted, taxonomy, embeddings, options.cache)
@@ -376,7 +374,8 @@ def _write(manifest: Manifest, files: dict[str, bytes], output: Path | Callable[
         return output
     directory = output(manifest.version)
     if directory.exists():
-        # The version is the digest of what scores, so this very model is there already; it becomes the newest.
+        # The version is the digest of what was fitted and of what it was fitted on, so it is there already; it becomes
+        # the newest.
         load_bundle(directory)
         os.utime(directory / MANIFEST)
     else:

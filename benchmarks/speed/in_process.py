@@ -64,7 +64,7 @@ def _ways(bundle: Bundle) -> dict[str, Label]:
         return [head.predict_proba(matrix) for head in heads]
 
     def full(texts: list[str]) -> object:
-        return [scorer.classify(text) for text in texts]
+        return scorer.classify_all(texts, ids=[""] * len(texts))
 
     kind = "compiled" if IS_COMPILED else "not compiled"
     return {

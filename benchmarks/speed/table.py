@@ -13,8 +13,6 @@ from benchmarks.accuracy import SEEDS, TAXONOMY
 from models.examples import read_examples
 from models.taxonomy import read_taxonomy
 
-Rates = dict[str, list[float]]
-
 
 def paragraphs(count: int, words: int) -> list[str]:
     """Return paragraphs of so many words, cut one after the other from the running text of the seeds."""

@@ -1,11 +1,12 @@
 #include "stretches.h"
 
-/* Add a stretch, from its first letter or digit to its last; nothing where it has none. */
+/* Add a stretch, from its first letter or digit to its last, its weight rounded; nothing where it has none. */
 static void add_stretch(Heaviest *heaviest, Letters text, Stretch found) {
     while (found.start < found.end && !Py_UNICODE_ISALNUM(PyUnicode_READ(text.kind, text.data, found.start)))
         found.start++;
     if (found.start == found.end) return;
     while (!Py_UNICODE_ISALNUM(PyUnicode_READ(text.kind, text.data, found.end - 1))) found.end--;
+    found.weight = nearbyint(found.weight * WEIGHT_PARTS) / WEIGHT_PARTS;
     int at = heaviest->n;
     if (at < SHOWN)
         heaviest->n++;
@@ -30,7 +31,5 @@ Heaviest heaviest_stretches(Letters text, const Shares *chunks, double part) {
         first = -1;
     }
     while (found.n && found.shown[found.n - 1].weight < SHOWN_PART * found.shown[0].weight) found.n--;
-    for (int i = 0; i < found.n; i++)
-        found.shown[i].weight = nearbyint(found.shown[i].weight * WEIGHT_PARTS) / WEIGHT_PARTS;
     return found;
 }

@@ -32,6 +32,7 @@ def create(name: str, scopes: str, requests_per_minute: int | None, home: Path, 
 
     A running service knows it within a second.
     """
+    from service.access import ADMIN, ANONYMOUS
     from service.store import keys as store
 
     asked = [scope.strip() for scope in scopes.split(",") if scope.strip()]
@@ -39,6 +40,8 @@ def create(name: str, scopes: str, requests_per_minute: int | None, home: Path, 
         raise click.BadParameter(f"allowed are {', '.join(SCOPES)}, parted by commas", param_hint="--scopes")
     if not name.strip() or len(name) > 100:
         raise click.BadParameter("must be 1 to 100 characters", param_hint="NAME")
+    if name.strip() in (ADMIN, ANONYMOUS):
+        raise click.BadParameter(f"{name.strip()} is who has another key or none; take another", param_hint="NAME")
     with opened(home, database_url) as database, database.writing() as connection:
         secret = store.create(connection, name, sorted(set(asked), key=SCOPES.index), requests_per_minute)
     click.echo(secret)
@@ -51,10 +54,19 @@ def list_keys(home: Path, database_url: str | None) -> None:
     from service.store import keys as store
 
     with opened(home, database_url) as database, database.reading() as connection:
-        for key in store.every(connection):
-            limit = f"{key.requests_per_minute} a minute" if key.requests_per_minute else ""
-            state = f"revoked {key.revoked}" if key.revoked else ""
-            click.echo(f"{key.name:<24}{','.join(key.scopes):<24}{key.created}  {limit}{state}".rstrip())
+        rows = [
+            (
+                key.name,
+                ",".join(key.scopes),
+                key.created,
+                f"{key.requests_per_minute} a minute" if key.requests_per_minute else "",
+                f"revoked {key.revoked}" if key.revoked else "",
+            )
+            for key in store.every(connection)
+        ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        click.echo("  ".join(map(str.ljust, row, widths)).rstrip())
 
 
 @keys.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,7 +47,7 @@ def check(examples: Path, taxonomy: Path) -> None:
 
 
 @labels.command("import")
-@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False, allow_dash=True))
 @click.option("--annotator", help="Whose labels they are, where the file does not say.  [default: the file's name]")
 @click.option(
     "--taxonomy", type=click.Path(path_type=Path), help="The topics.  [default: those of the model that serves]"
@@ -65,7 +66,7 @@ def import_(
     home: Path,
     database_url: str | None,
 ) -> None:
-    """Bring the labels of FILE into the store, all of them or none.
+    """Bring the labels of FILE, or of standard input as `-`, into the store, all of them or none.
 
     What FILE is is told by its content: examples as JSON Lines, exports of Label Studio, doccano and Prodigy, fastText,
     SemEval stance TSV, VAST CSV, or any CSV with named columns; UTF-8, UTF-16, Windows-1251, KOI8-R or
@@ -77,14 +78,16 @@ def import_(
     if any("=" not in pair for pair in renamed):
         raise click.BadParameter("must be LABEL=TOPIC", param_hint="--map")
     names = dict(pair.rsplit("=", 1) for pair in renamed)
+    is_piped = str(file) == "-"
+    source = "standard input" if is_piped else file.name
     with opened(home, database_url) as database:
         topics = read_taxonomy(taxonomy) if taxonomy else _serving_taxonomy(database, home)
-        reading = importing.read(file.read_bytes(), topics, renamed=names)
+        reading = importing.read(sys.stdin.buffer.read() if is_piped else file.read_bytes(), topics, renamed=names)
         try:
             with database.writing(_PATIENCE) as connection:
-                origin = f"file {file.name}"
+                origin = source if is_piped else f"file {source}"
                 report = importing.add(
-                    connection, reading, annotator=annotator or file.name, origin=origin, dry_run=dry_run
+                    connection, reading, annotator=annotator or source, origin=origin, dry_run=dry_run
                 )
         except importing.DryRun as dry:
             report = dry.report

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from service.cli.options import opened, store_options
+from service.cli.options import bundle_at, home_option, opened, store_options
 
 
 @click.group()
@@ -43,11 +43,12 @@ def _figure(metrics: dict[str, str]) -> str:
 
 @models.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-def show(bundle: Path) -> None:
-    """Print the model card of BUNDLE, after verifying every file."""
+@home_option
+def show(bundle: Path, home: Path) -> None:
+    """Print the model card of BUNDLE, a folder or a version at home, after verifying every file."""
     from models.bundle import load_bundle
 
-    click.echo(load_bundle(bundle).card)
+    click.echo(load_bundle(bundle_at(home, bundle)).card)
 
 
 @models.command()
@@ -60,7 +61,7 @@ def activate(version: str, home: Path, database_url: str | None) -> None:
     follow within two seconds, without a restart.
     """
     from models.bundle import bundles_at
-    from models.errors import StanceryError
+    from models.errors import InvalidCall
     from service.serving import remember, verified
     from service.store import versions
 
@@ -71,7 +72,7 @@ def activate(version: str, home: Path, database_url: str | None) -> None:
         path = (at_home[0] if at_home else None) if version == "newest" else known.get(version)
         path = path or next((each for each in at_home if each.name == version), None)
         if path is None:
-            raise StanceryError(f"{version}: no such version; `stancery models list` shows those there are")
+            raise InvalidCall(f"{version}: no such version; `stancery models list` shows those there are")
         manifest = verified(path, version if version in known else None).manifest
         with database.writing() as connection:
             versions.register(connection, manifest, path, home)

@@ -10,11 +10,12 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from service.settings import Settings
+
 if TYPE_CHECKING:
     from service.store.database import Database
 
 F = TypeVar("F", bound=Callable[..., Any])
-HOME = Path("var")
 
 
 def option(name: str, *short: str, **attributes: Any) -> Callable[[F], F]:
@@ -26,7 +27,10 @@ def option(name: str, *short: str, **attributes: Any) -> Callable[[F], F]:
 
 def home_option(command: F) -> F:
     return option(
-        "--home", type=click.Path(path_type=Path), default=HOME, help="Where bundles live, and labels in SQLite."
+        "--home",
+        type=click.Path(path_type=Path),
+        default=Settings.home,
+        help="Where bundles live, and labels in SQLite.",
     )(command)
 
 
@@ -61,26 +65,42 @@ def opened(home: Path, database_url: str | None) -> Iterator[Database]:
         database.close()
 
 
+def bundle_at(home: Path, given: Path) -> Path:
+    """Return the folder of a bundle: the one given, or that of the version at home that is named.
+
+    Raises
+    ------
+    click.UsageError
+        If there is neither.
+    """
+    for path in (given, home / "bundles" / given):
+        if path.is_dir():
+            return path
+    raise click.UsageError(f"{given}: no such folder, and no such version in {home / 'bundles'}")
+
+
 @contextmanager
 def replacing(path: str) -> Iterator[IO[bytes]]:
-    """Open a file that takes the place of `path` only once it is whole; ``-`` is standard output."""
+    """Open a file that takes the place of `path` only once it is whole; ``-`` is standard output.
+
+    Raises
+    ------
+    IsADirectoryError
+    """
+    from models import files
+
     if path == "-":
         yield sys.stdout.buffer
         return
-    part = Path(f"{path}.part")
-    try:
-        with part.open("wb") as stream:
-            yield stream
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with files.replacing(Path(path)) as stream:
+        yield stream
 
 
 class Commands(click.Group):
     """A group whose commands end in exit code 2 when the input is at fault and 1 when something else is."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        from models.errors import InvalidData, InvalidParagraph, StanceryError, missing_extra
+        from models.errors import InvalidCall, InvalidData, InvalidParagraph, StanceryError, missing_extra
 
         try:
             return super().invoke(ctx)
@@ -90,7 +110,7 @@ class Commands(click.Group):
             ctx.exit(2)
         except StanceryError as error:
             click.echo(f"Error: {error.in_full}", err=True)
-            ctx.exit(2 if isinstance(error, InvalidParagraph) else 1)
+            ctx.exit(2 if isinstance(error, InvalidParagraph | InvalidCall) else 1)
         except ModuleNotFoundError as error:
             if (told := missing_extra(error)) is None:
                 raise
@@ -99,4 +119,4 @@ class Commands(click.Group):
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
             click.echo(f"Error: {where}{error.strerror or error}", err=True)
-            ctx.exit(1)
+            ctx.exit(2 if isinstance(error, IsADirectoryError) else 1)

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from models.errors import shorten
-from models.examples import STANCES
+from models.examples import STANCES, labelled_text_fault
 from models.paragraphs import text_fault
 from service.labels.names import Mark, Meaning, Names
 from service.labels.records import ABOUT, Label, Reading, UnknownLabel
@@ -64,7 +64,7 @@ class Gathering:
             faults.append("text: missing")
         elif not isinstance(text, str):
             faults.append(f"text: must be text, not {type(text).__name__}")
-        elif fault := text_fault(text):
+        elif fault := labelled_text_fault(text):
             faults.append(f"text: {fault}")
         for fault in faults:
             self.fault(where, fault)

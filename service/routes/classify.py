@@ -8,23 +8,22 @@ from anyio.to_thread import run_sync
 from fastapi import APIRouter, Depends, Request, Response
 
 from service.access import Needs
-from service.body import read_body
+from service.body import check_encoding, read_body
 from service.classify import answer, decode
-from service.context import check_query, flag, service_of
+from service.context import Takes, flag, service_of
 from service.schemas import StreamLine
 from service.stream import Options, StreamResponse
 
 router = APIRouter(tags=["classify"], dependencies=[Depends(Needs("classify"))])
 
 
-@router.post("/v1/classify", summary="Label an article or a list of paragraphs")
+@router.post("/v1/classify", summary="Label an article or a list of paragraphs", dependencies=[Depends(Takes())])
 async def post_classify(request: Request) -> Response:
     """Give every paragraph its topics, its stance toward each topic's proposition, scores, and the words that decided.
 
     Send JSON, or an article as `text/plain`.
     """
     service = service_of(request)
-    check_query(request, ())
     body = await read_body(request, service.settings.max_body_bytes, service.settings.body_seconds)
     content_type = request.headers.get("content-type", "")
     async with service.turns:
@@ -37,14 +36,18 @@ async def post_classify(request: Request) -> Response:
     return Response(encoded, media_type="application/json")
 
 
-@router.post("/v1/classify/stream", summary="Label a stream of paragraphs, one a line")
+@router.post(
+    "/v1/classify/stream",
+    summary="Label a stream of paragraphs, one a line",
+    dependencies=[Depends(Takes("topics", "explain", "model"))],
+)
 async def post_classify_stream(request: Request) -> Any:
     """Take one JSON string or `{"id", "text"}` a line; give one line back for each, in order, as soon as it is scored.
 
     What is wrong with a line stays on its line. Blank lines are passed over. Memory does not grow with the body.
     """
     service = service_of(request)
-    check_query(request, ("topics", "explain", "model"))
+    check_encoding(request)
     explain = flag(request, "explain")
     bundle = await service.bundle(request.query_params.get("model"))
     topics = tuple(name for part in request.query_params.getlist("topics") for name in part.split(",") if name)

@@ -13,7 +13,9 @@ from sqlalchemy import Connection
 from models.bundle import read_card, read_manifest
 from models.errors import BundleError
 from service.access import Needs, actor_of
-from service.context import Service, json_answer, service_of
+from service.context import Service, Takes, json_answer, service_of
+from service.follow import could_not
+from service.observe import log
 from service.problems import Problem
 from service.schemas import ModelDetail, ModelsResponse, ModelSummary, TaxonomyResponse
 from service.serving import verified
@@ -23,21 +25,31 @@ from service.store.versions import UnknownVersion, Version
 router = APIRouter(tags=["models"])
 
 
-@router.get("/v1/taxonomy", summary="The topics of the active model", dependencies=[Depends(Needs("classify"))])
+@router.get(
+    "/v1/taxonomy",
+    summary="The topics of the active model",
+    dependencies=[Depends(Needs("classify")), Depends(Takes())],
+)
 async def get_taxonomy(request: Request) -> Response:
     """Give the topics in order, each with the proposition that stance is measured against."""
     bundle = service_of(request).serving.active
     return json_answer(TaxonomyResponse(bundle.manifest.version, bundle.taxonomy.hash, bundle.taxonomy.topics))
 
 
-@router.get("/v1/models", summary="The model versions here", dependencies=[Depends(Needs("classify"))])
+@router.get(
+    "/v1/models", summary="The model versions here", dependencies=[Depends(Needs("classify")), Depends(Takes())]
+)
 async def get_models(request: Request) -> Response:
     """List the versions with their state and headline figures, newest first."""
     found = await service_of(request).database.read(versions.every)
     return json_answer(ModelsResponse([_summary(version) for version in found]))
 
 
-@router.get("/v1/models/{version}", summary="One model version in full", dependencies=[Depends(Needs("classify"))])
+@router.get(
+    "/v1/models/{version}",
+    summary="One model version in full",
+    dependencies=[Depends(Needs("classify")), Depends(Takes())],
+)
 async def get_model(request: Request, version: str) -> Response:
     """Give a version's manifest, with every metric and its interval, and its model card."""
     service = service_of(request)
@@ -50,7 +62,11 @@ async def get_model(request: Request, version: str) -> Response:
     return json_answer(ModelDetail(_summary(found), msgspec.to_builtins(manifest), card))
 
 
-@router.post("/v1/models/{version}/activate", summary="Promote or roll back", dependencies=[Depends(Needs("admin"))])
+@router.post(
+    "/v1/models/{version}/activate",
+    summary="Promote or roll back",
+    dependencies=[Depends(Needs("admin")), Depends(Takes())],
+)
 async def post_activate(request: Request, version: str) -> Response:
     """Make a version the one that answers. It is verified and loaded first; if that fails, nothing changes.
 
@@ -64,7 +80,8 @@ async def post_activate(request: Request, version: str) -> Response:
     except BundleError as error:
         reason = str(error)
         await service.database.write(lambda connection: versions.note_failure(connection, version, actor, reason))
-        service.health.swap = f"{version} could not take over: {reason}"
+        log.error("swap", extra={"fields": {"model": version, "reason": reason}})
+        service.health.swap = could_not(version)
         detail = f"{version} cannot take over, and {service.serving.version} goes on: {reason}"
         raise Problem(HTTPStatus.CONFLICT, detail) from None
 

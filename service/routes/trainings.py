@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 
 from service.access import Needs, actor_of
 from service.body import read_body
-from service.context import Service, check_query, json_answer, service_of
+from service.context import Service, Takes, json_answer, service_of
 from service.idempotency import key_of
 from service.problems import Problem, undecodable
 from service.schemas import TrainingRequest, TrainingsResponse
@@ -29,22 +29,31 @@ _decoder = msgspec.json.Decoder(TrainingRequest)
 router = APIRouter(tags=["trainings"], dependencies=[Depends(Needs("admin"))])
 
 
-@router.post("/v1/trainings", summary="Train a new version from the annotations", status_code=202)
+@router.post(
+    "/v1/trainings",
+    summary="Train a new version from the annotations",
+    status_code=202,
+    dependencies=[Depends(Takes())],
+)
 async def post_training(request: Request) -> Response:
     """Queue a training on all annotations. One runs at a time; the result must pass the gate before it takes over."""
     service, key, actor = service_of(request), key_of(request), actor_of(request)
-    check_query(request, ())
     body = await read_body(request, service.settings.max_body_bytes, service.settings.body_seconds)
     try:
         asked = _decoder.decode(body) if body.strip() else TrainingRequest()
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise undecodable(error, TrainingRequest) from None
 
-    family = asked.family or service.serving.active.manifest.family
+    champion = service.serving.active
+    family = asked.family or champion.manifest.family
 
     def work(connection: Connection) -> requests.Answered:
         if not corpus.last_number(connection):
             raise Problem(HTTPStatus.CONFLICT, "there are no annotations to train on; POST /v1/annotations brings them")
+        if family not in champion.scorer.families:
+            allowed = ", ".join(champion.scorer.families)
+            detail = f"family: {family} needs a checkpoint, which only `stancery train` takes; allowed are {allowed}"
+            raise Problem(HTTPStatus.CONFLICT, detail)
         created = trainings.create(connection, family, asked.seed, actor)
         return requests.Answered(HTTPStatus.ACCEPTED, msgspec.json.encode(created))
 
@@ -57,13 +66,13 @@ async def post_training(request: Request) -> Response:
     return Response(answered.body, answered.status, headers, media_type="application/json")
 
 
-@router.get("/v1/trainings", summary="The latest trainings")
+@router.get("/v1/trainings", summary="The latest trainings", dependencies=[Depends(Takes())])
 async def get_trainings(request: Request) -> Response:
     """List the latest hundred, newest first, without their audits and gates."""
     return json_answer(TrainingsResponse(await service_of(request).database.read(trainings.latest)))
 
 
-@router.get("/v1/trainings/{id}", summary="One training in full")
+@router.get("/v1/trainings/{id}", summary="One training in full", dependencies=[Depends(Takes())])
 async def get_training(request: Request, id: str) -> Response:
     """Give its state, its progress, the model it made, the label audit, and the gate's table with its reasons."""
     try:
@@ -73,7 +82,11 @@ async def get_training(request: Request, id: str) -> Response:
     return json_answer(found)
 
 
-@router.get("/v1/trainings/{id}/events", summary="A training's progress as server-sent events")
+@router.get(
+    "/v1/trainings/{id}/events",
+    summary="A training's progress as server-sent events",
+    dependencies=[Depends(Takes())],
+)
 async def get_events(request: Request, id: str) -> Response:
     """Send the training as it stands, again whenever it has moved (`progress`), and whole when it has ended (`end`)."""
     service = service_of(request)
@@ -119,7 +132,7 @@ def _event(name: str, training: Training) -> bytes:
     return f"event: {name}\ndata: ".encode() + msgspec.json.encode(training) + b"\n\n"
 
 
-@router.delete("/v1/trainings/{id}", summary="Cancel a training", status_code=202)
+@router.delete("/v1/trainings/{id}", summary="Cancel a training", status_code=202, dependencies=[Depends(Takes())])
 async def delete_training(request: Request, id: str) -> Response:
     """Cancel a training that waits or runs: it stops within two seconds. One that has ended stays as it is: 409."""
     service, actor = service_of(request), actor_of(request)

@@ -20,7 +20,7 @@ from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError,
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import NullPool
 
-from models.errors import StanceryError
+from models.errors import StanceryError, to_install
 
 T = TypeVar("T")
 FILE = "stancery.db"
@@ -117,9 +117,7 @@ class Database:
             # Parameters are text of paragraphs, which the log must not hold.
             engine = create_engine(self.url, hide_parameters=True, **options)
         except ModuleNotFoundError as error:
-            raise StanceryError(
-                f"PostgreSQL needs one more package: pip install 'stancery[postgres]' ({error})"
-            ) from None
+            raise StanceryError(f"PostgreSQL needs one more package: {to_install('postgres')} ({error})") from None
         if not self.is_postgres:
             event.listen(engine, "connect", _prepare_sqlite)
             event.listen(engine, "begin", _begin_sqlite)

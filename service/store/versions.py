@@ -31,12 +31,12 @@ class Version(msgspec.Struct, frozen=True):
 
 
 class Wanted(NamedTuple):
-    """What the store wants served: a version, by the activation of that number, and why the last try failed if so."""
+    """What the store wants served: a version, by the activation of that number, and which one failed then, if any."""
 
     number: int
     version: str
     path: str
-    failure: str | None
+    failed: str | None
 
 
 def register(connection: Connection, manifest: Manifest, path: Path, home: Path, state: str = "candidate") -> None:
@@ -128,8 +128,7 @@ def wanted(connection: Connection) -> Wanted | None:
     ).first()
     if found is None:
         return None
-    failure = f"{found.tried} could not take over: {found.failure}" if found.failure else None
-    return Wanted(found.number, found.version, found.path, failure)
+    return Wanted(found.number, found.version, found.path, found.tried if found.failure else None)
 
 
 def served_before(connection: Connection) -> list[tuple[str, str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
@@ -102,7 +104,7 @@ def test_an_interrupted_run_is_gone_on_with(folder: Path, expected: bytes, numbe
         assert "--resume" in told and "Traceback" not in told
     first = folder / f"{output}.parts" / "00000000"
     made = first.stat().st_mtime_ns
-    assert "differs in topics" in run(folder, "rows.jsonl", "-o", output, "--resume", "--topics", "tea", code=1)
+    assert "differs in topics" in run(folder, "rows.jsonl", "-o", output, "--resume", "--topics", "tea", code=2)
     assert first.stat().st_mtime_ns == made
     first.write_bytes(first.read_bytes().replace(b'"n0"', b'"kept"', 1))
     run(folder, "rows.jsonl", "-o", output, "--resume")
@@ -142,13 +144,76 @@ def test_an_interrupt_that_another_thread_takes_waits_for_the_pool() -> None:
 def test_what_no_run_left_is_not_removed(folder: Path) -> None:
     (folder / "mine.jsonl.parts").mkdir()
     (folder / "mine.jsonl.parts" / "notes").write_text("mine")
-    assert "left by no run" in run(folder, "rows.jsonl", "-o", "mine.jsonl", code=1)
+    assert "left by no run" in run(folder, "rows.jsonl", "-o", "mine.jsonl", code=2)
     assert (folder / "mine.jsonl.parts" / "notes").read_text() == "mine"
 
 
 def test_without_a_run_before_there_is_nothing_to_go_on_with(folder: Path) -> None:
-    assert "nothing to go on with" in run(folder, "rows.jsonl", "-o", "none.jsonl", "--resume", code=1)
+    assert "nothing to go on with" in run(folder, "rows.jsonl", "-o", "none.jsonl", "--resume", code=2)
     assert "standard output" in run(folder, "rows.jsonl", "--resume", code=2)
+
+
+@pytest.mark.parametrize("name", ["./rows.jsonl", "link.jsonl", "hard.jsonl"])
+def test_what_is_read_is_not_written_over(folder: Path, name: str) -> None:
+    before = (folder / "rows.jsonl").read_bytes()
+    if name == "link.jsonl":
+        (folder / name).symlink_to("rows.jsonl")
+    elif name == "hard.jsonl":
+        (folder / name).hardlink_to(folder / "rows.jsonl")
+    assert "would be lost" in run(folder, "rows.jsonl", "-o", name, code=2)
+    command = [sys.executable, "-m", "stancery", "classify", "-", "--format", "jsonl", "-o", str(folder / name)]
+    with (folder / "rows.jsonl").open("rb") as stdin:
+        done = subprocess.run(command, cwd=ROOT, stdin=stdin, capture_output=True, timeout=60)
+    assert done.returncode == 2 and b"would be lost" in done.stderr
+    assert (folder / "rows.jsonl").read_bytes() == before and not (folder / f"{name}.parts").exists()
+
+
+def test_a_private_output_behind_a_link_stays_so(folder: Path, expected: bytes) -> None:
+    (folder / "elsewhere").mkdir()
+    private, link = folder / "elsewhere" / "private.jsonl", folder / "to.jsonl"
+    private.touch(0o600)
+    link.symlink_to(private)
+    process = started(folder, "rows.jsonl", "-o", link.name, "--jobs", "2")
+    parts = private.with_name("private.jsonl.parts")
+    while not parts.exists():
+        assert process.poll() is None
+        time.sleep(0.005)
+    assert stat.S_IMODE(parts.stat().st_mode) == 0o700
+    process.communicate(timeout=120)
+    assert process.returncode == 0 and link.is_symlink() and stat.S_IMODE(private.stat().st_mode) == 0o600
+    assert private.read_bytes() == expected and list(private.parent.iterdir()) == [private]
+
+
+def test_a_pipe_is_written_to_as_standard_output_is(folder: Path, expected: bytes) -> None:
+    pipe = folder / "pipe"
+    os.mkfifo(pipe)
+    process = started(folder, "rows.jsonl", "-o", pipe.name, "--jobs", "2")
+    assert subprocess.run(["cat", pipe], capture_output=True, timeout=120).stdout == expected
+    process.communicate(timeout=60)
+    assert process.returncode == 0 and pipe.is_fifo() and not (folder / "pipe.parts").exists()
+    assert "or a pipe cannot be gone on with" in run(folder, "rows.jsonl", "-o", pipe.name, "--resume", code=2)
+
+
+def test_a_folder_is_refused_before_anything_is_scored(folder: Path) -> None:
+    (folder / "out.csv.d").mkdir()
+    told = run(folder, "rows.jsonl", "-o", "out.csv.d", "--output-format", "csv", code=2)
+    assert told == "Error: out.csv.d: is a folder; name a file\n" and not (folder / "out.csv.d.parts").exists()
+
+
+def test_parquet_with_a_damaged_page_is_at_fault_itself(folder: Path) -> None:
+    path = folder / "damaged.parquet"
+    table = pa.table({"text": [f"The kettle of town {number} is splendid." for number in range(6 * STRETCH)]})
+    parquet.write_table(table, path, row_group_size=STRETCH, compression="snappy")
+    with parquet.ParquetFile(path) as file:
+        column = file.metadata.row_group(4).column(0)
+    data = bytearray(path.read_bytes())
+    page = slice(column.dictionary_page_offset, column.dictionary_page_offset + column.total_compressed_size)
+    data[page] = b"\xff" * len(data[page])
+    path.write_bytes(data)
+    told = run(folder, path.name, "-o", "undamaged.jsonl", code=2)
+    assert f"damaged.parquet: in the 1,024 rows from {4 * STRETCH + 1:,} on: damaged: " in told
+    assert "--resume" not in told and "Traceback" not in told
+    assert not (folder / "undamaged.jsonl").exists() and not (folder / "undamaged.jsonl.parts").exists()
 
 
 def test_parquet_holds_what_json_lines_hold(folder: Path, expected: bytes) -> None:

@@ -6,11 +6,13 @@ import csv
 import io
 import json
 import os
+import re
 import resource
 import select
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ import pytest
 from pyarrow import parquet
 
 import stancery
-from models.bundle import Bundle
+from models.bundle import Bundle, read_manifest
 from models.errors import missing_extra
 from models.examples import Example, read_examples
 from models.taxonomy import read_taxonomy
@@ -135,6 +137,9 @@ def test_csv_output_has_a_row_a_topic(bundle_path: Path, texts: list[str], tmp_p
         ("in.jsonl", b'"fine"\n{"text": 3}\n', b"in.jsonl:2: text: must be text, not int"),
         ("in.jsonl", b'"fine"\n{"colour": "x"}\n', b"in.jsonl:2: must be a string or an object with text"),
         ("in.jsonl", b'"fine"\n{oops\n', b"in.jsonl:2: not JSON"),
+        ("in.jsonl", b'{"text": "a", "id": {"x": 1}}\n', b"in.jsonl:1: id: must be text or a whole number, not dict"),
+        ("in.jsonl", b'{"text": "a", "id": true}\n', b"in.jsonl:1: id: must be text or a whole number, not bool"),
+        ("in.jsonl", b'{"text": "a", "id": 1.5}\n', b"in.jsonl:1: id: must be text or a whole number, not float"),
         ("in.csv", b"id,body\n1,x\n", b"no column named text; there are id, body"),
         ("in.csv", b"text\nfine\n\xff\xfe\n", b"not valid UTF-8"),
         ("in.csv", b"id,text\n1,It hurts, he said\n", b"in.csv:2: 3 cells, but the header has 2; quote what"),
@@ -143,6 +148,7 @@ def test_csv_output_has_a_row_a_topic(bundle_path: Path, texts: list[str], tmp_p
         ("in.parquet", b"PAR1", b"cannot be read as Parquet"),
         ("in.xlsx", b"", b"extension not one of .jsonl"),
         ("in.txt", b"a\0b", b"NUL"),
+        ("in.txt", b"One.\n\n\nTwo\nlines.\n" * 900 + b"\na\0b\n", b"in.txt:4502: holds a NUL"),
     ],
 )
 def test_bad_files_end_in_2_and_say_where(
@@ -154,17 +160,24 @@ def test_bad_files_end_in_2_and_say_where(
     assert reason in done.stderr and b"Traceback" not in done.stderr
 
 
+def test_an_id_is_text_or_a_whole_number(shared_small: Callable[..., Path], tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text('{"text": "a", "id": 7}\n{"text": "b", "id": "x"}\n{"text": "c", "id": null}\n')
+    done = run("classify", str(tmp_path / "in.jsonl"), "--bundle", str(shared_small()))
+    assert [row["id"] for row in lines(done.stdout)] == ["7", "x", "p3"]
+
+
 def test_an_output_is_replaced_whole_or_left_alone(bundle_path: Path, tmp_path: Path) -> None:
     path, bad = tmp_path / "same.jsonl", tmp_path / "bad.jsonl"
-    path.write_text('"Rain."\n"Snow."\n')
+    path.write_text("old\n")
+    (tmp_path / "in.jsonl").write_text('"Rain."\n"Snow."\n')
     bad.write_text('"Rain."\n{oops\n')
     assert run("classify", str(bad), "-o", str(path), "--bundle", str(bundle_path)).returncode == 2
-    assert path.read_text() == '"Rain."\n"Snow."\n'
-    assert run("classify", str(path), "-o", str(path), "--bundle", str(bundle_path)).returncode == 0
+    assert path.read_text() == "old\n"
+    assert run("classify", str(tmp_path / "in.jsonl"), "-o", str(path), "--bundle", str(bundle_path)).returncode == 0
     assert [row["id"] for row in lines(path.read_bytes())] == ["p1", "p2"]
     nowhere = run("classify", str(bad), "-o", str(tmp_path / "no" / "o.jsonl"), "--bundle", str(bundle_path))
     assert nowhere.returncode == 1 and b"Traceback" not in nowhere.stderr
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["bad.jsonl", "same.jsonl"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["bad.jsonl", "in.jsonl", "same.jsonl"]
 
 
 def test_a_port_in_use_ends_in_1(bundle_path: Path, tmp_path: Path) -> None:
@@ -174,6 +187,38 @@ def test_a_port_in_use_ends_in_1(bundle_path: Path, tmp_path: Path) -> None:
         port = str(taken.getsockname()[1])
         done = run("serve", "--bundle", str(bundle_path), "--home", str(tmp_path), "--port", port)
     assert done.returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("call", "reason"),
+    [
+        ("serve --host bogus..host --allow-anonymous", "neither an address nor a host's name"),
+        ("serve --bundle {home}/nope", "/nope: no such folder"),
+        ("classify {home} --bundle nope", "nope: no such folder, and no such version in"),
+        ("models show nope", "nope: no such folder, and no such version in"),
+        ("models activate ../nope", "../nope: no such version"),
+        ("labels export -o {home}", "is a folder; name a file"),
+        ("keys create anonymous --scopes label", "anonymous is who has another key or none"),
+    ],
+)
+def test_a_call_at_fault_ends_in_2_and_one_line_says_why(call: str, reason: str, tmp_path: Path) -> None:
+    done = run(*call.format(home=tmp_path).split(), STANCERY_HOME=str(tmp_path), STANCERY_PORT="0")
+    assert done.returncode == 2 and b"Traceback" not in done.stderr
+    assert reason in done.stderr.decode().splitlines()[-1]
+
+
+def test_a_version_is_named_as_the_list_does(shared_small: Callable[..., Path], tmp_path: Path) -> None:
+    version, home = read_manifest(shared_small()).version, ("--home", str(tmp_path))
+    (tmp_path / "bundles").mkdir()
+    (tmp_path / "bundles" / version).symlink_to(shared_small())
+    assert run("models", "list", *home).stdout.decode().split()[0] == version
+    assert run("models", "show", version, *home).stdout.decode().startswith(f"# {version}")
+    examples = str(shared_small().parent / "examples.jsonl")
+    assert run("evaluate", version, examples, *home).stdout.decode().startswith(f"{version} on ")
+    assert run("classify", "-", "--bundle", version, *home, stdin=b"Rain.").returncode == 0
+    assert run("models", "export", version, *home, "-o", str(tmp_path / "m.joblib")).returncode == 0
+    refused = run("models", "export", version, *home, "-o", str(tmp_path))
+    assert refused.returncode == 2 and b"is a folder; name a file" in refused.stderr
 
 
 def test_a_missing_file_an_unknown_topic_and_a_missing_bundle(bundle_path: Path, tmp_path: Path) -> None:
@@ -214,9 +259,19 @@ def test_a_package_that_is_missing_is_named_with_the_extra_that_brings_it(tmp_pa
     command = f"import sys; sys.modules['joblib'] = None; import stancery; stancery.main({given})"
     done = subprocess.run([sys.executable, "-c", command], cwd=ROOT, capture_output=True, timeout=120)
     assert done.returncode == 1 and b"Traceback" not in done.stderr
-    assert b"pip install 'stancery[train]'" in done.stderr
+    assert b"pip install '.[train]' in the folder of Stancery's source" in done.stderr
     ours = ModuleNotFoundError("No module named 'models.none'", name="models.none")
     assert missing_extra(ours) is None
+
+
+@pytest.mark.parametrize("table", ["in.parquet", "out.parquet"])
+def test_parquet_says_what_it_needs(table: str, shared_small: Callable[..., Path], tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text('"Rain."\n')
+    source, output = ("in.parquet", "out.jsonl") if table == "in.parquet" else ("in.jsonl", "out.parquet")
+    given = ["classify", str(tmp_path / source), "-o", str(tmp_path / output), "--bundle", str(shared_small())]
+    command = f"import sys; sys.modules['pyarrow'] = None; import stancery; stancery.main({given})"
+    done = subprocess.run([sys.executable, "-c", command], cwd=ROOT, capture_output=True, timeout=120)
+    assert done.returncode == 2 and b"Parquet needs pyarrow: pip install '.[parquet]' in the folder" in done.stderr
 
 
 def test_what_only_a_training_here_takes_is_refused_beside_a_remote_one() -> None:
@@ -268,6 +323,34 @@ def test_labels_come_in_once_and_go_out_as_they_are(tmp_path: Path) -> None:
     known = read_taxonomy(tmp_path / "taxonomy.toml")
     sent, kept = ([msgspec.structs.replace(each, id="") for each in read_examples(path, known)] for path in (rows, out))
     assert kept == sent and len(sent) == count
+
+
+def test_labels_come_in_by_standard_input(tmp_path: Path) -> None:
+    write_small(tmp_path)
+    rows, home = (tmp_path / "examples.jsonl").read_bytes(), ("--home", str(tmp_path))
+    done = run("labels", "import", "-", "--taxonomy", str(tmp_path / "taxonomy.toml"), *home, stdin=rows)
+    assert done.returncode == 0 and f"new{len(rows.splitlines()):>19}\n" in done.stdout.decode(), done
+    assert len(run("labels", "export", *home).stdout.splitlines()) == len(rows.splitlines())
+
+
+def test_the_columns_of_the_keys_stay_apart(tmp_path: Path) -> None:
+    names = ("ann", "a desk with a name of more than 24 letters")
+    for name in names:
+        limit = ("--requests-per-minute", "10")
+        assert run("keys", "create", name, "--scopes", "label", *limit, "--home", str(tmp_path)).returncode == 0
+    assert run("keys", "revoke", "ann", "--home", str(tmp_path)).returncode == 0
+    rows = [re.split(" {2,}", row) for row in run("keys", "list", "--home", str(tmp_path)).stdout.decode().splitlines()]
+    told = {name: [scopes, limit, *(state.split()[0] for state in rest)] for name, scopes, _, limit, *rest in rows}
+    assert told == {"ann": ["label", "10 a minute", "revoked"], names[1]: ["label", "10 a minute"]}
+
+
+@pytest.mark.parametrize(
+    ("texts", "reason"),
+    [("Sanctions", "texts: must be a list of texts"), (["a", 3], r"texts\[1\]: must be text, not int")],
+)
+def test_what_is_no_list_of_texts_is_refused(texts: Any, reason: str, shared_small: Callable[..., Path]) -> None:
+    with pytest.raises(TypeError, match=reason):
+        stancery.load(shared_small()).classify(texts)
 
 
 def test_python_users_get_what_http_users_get(bundle_path: Path, bundle: Bundle) -> None:

@@ -320,7 +320,8 @@ def test_fine_tuning_ends_though_its_state_finds_no_room(
 def test_what_an_interrupt_left_long_ago_is_deleted(tmp_path: Path) -> None:
     from training.finetuning import state_file
 
-    old, new, part, other = (tmp_path / name for name in ("encoder-1.pt", "encoder-2.pt", "encoder-3.77.part", "x.pt"))
+    names = "encoder-1.pt", "encoder-2.pt", "encoder-3.pt.7-7.part", "x.pt"
+    old, new, part, other = (tmp_path / name for name in names)
     for path in (old, new, part, other):
         path.write_bytes(b"")
         if path is not new:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from models.errors import InvalidData
-from models.examples import examples_hash, read_examples
+from models.examples import check_example, examples_hash, read_examples
 from models.taxonomy import Taxonomy, Topic, read_taxonomy
 
 TWO = Taxonomy((Topic("tea", "Tea", proposition="Tea should be free."), Topic("grain", "Grain")))
@@ -75,6 +75,14 @@ def test_a_topic_that_is_no_text_is_a_fault_like_others(tmp_path: Path) -> None:
     with pytest.raises(InvalidData) as caught:
         read_examples(path, TWO)
     assert len(caught.value.faults) == 2
+
+
+def test_more_marks_in_a_row_than_any_script_has_are_a_fault() -> None:
+    """Whoever normalises them takes time that grows with the square of their number."""
+    zalgo, hebrew = "a" + "\u0301\u0316" * 16, "שָׁלוֹם " * 40 + "😀" * 40 + "…" * 40
+    (example, faults), (_, found) = (check_example({"text": text, "topics": {}}, "1", TWO) for text in (hebrew, zalgo))
+    assert example is not None and not faults
+    assert found == ["text: has more than 30 combining marks in a row"]
 
 
 def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:

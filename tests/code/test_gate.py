@@ -7,13 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 
 from models.bundle import read_holdout, read_manifest
 from models.errors import BundleError
+from models.examples import Example
 from models.scorer import Scorer, TopicRule
 from models.taxonomy import read_taxonomy
 from tests.conftest import write_small
+from training import gate
 from training.gate import FEW, MARGINS, check, difference_interval, judge, load_champion
 from training.run import Options, Trained, run
 from training.splits import holdout
@@ -95,6 +98,22 @@ def test_a_damaged_champion_is_refused(champion: Path, tmp_path: Path) -> None:
     with pytest.raises(BundleError):
         run(tmp_path / "examples.jsonl", tmp_path / "taxonomy.toml", tmp_path / "b", champion=tmp_path)
     assert read_taxonomy(champion / "taxonomy.json") == read_taxonomy(tmp_path / "taxonomy.toml")
+
+
+def test_of_many_topics_chance_alone_rejects_none(champion: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fall of three standard errors, which of a hundred topics one has by chance now and then."""
+    fall = np.concatenate([[-0.12], np.linspace(-0.19, -0.05, 999)])
+    of_topics = {("topic recall", f"t{number}"): (40, np.full(1000, 0.9)) for number in range(100)}
+    figures = [of_topics, of_topics | {("topic recall", "t7"): (40, 0.9 + fall)}]
+    monkeypatch.setattr(gate, "_figures", lambda *_: figures.pop(0))
+    topics = {f"t{topic}": None for topic in range(100)}
+    rows = [Example(str(number), "text", topics, document_id=f"d{number}") for number in range(40)]
+    scorer = load_champion(champion).bundle.scorer
+    found = gate._table("held_out", scorer, scorer, rows, list(topics), 0)
+    (fallen,) = [check for check in found if check.topic == "t7"]
+    assert fallen.difference == -0.12 and fallen.passed
+    assert fallen.interval is not None and fallen.interval[1] > 0
+    assert all(check.passed for check in found)
 
 
 def test_the_interval_of_a_difference_holds_the_difference() -> None:

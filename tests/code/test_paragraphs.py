@@ -44,6 +44,17 @@ def test_rules_and_stars_are_no_paragraphs() -> None:
     assert texts(f"{FIRST}\n\n* * *\n\n{SECOND}\n———") == [FIRST, SECOND]
 
 
+@pytest.mark.parametrize("article", ["...", " \n\t* * *\n\n———\n", "\U0001f600", "\n\0"])
+def test_an_article_without_a_letter_or_a_digit_is_one_paragraph(article: str) -> None:
+    (only,) = split_paragraphs(article)
+    assert only.text == article.strip() == article[only.start : only.end]
+
+
+@pytest.mark.parametrize("article", ["", " \n\n\t"])
+def test_a_blank_article_has_no_paragraph(article: str) -> None:
+    assert split_paragraphs(article) == []
+
+
 @settings(deadline=None)
 @given(st.text(alphabet=st.characters(blacklist_categories=("Cs",)), max_size=400))
 def test_every_paragraph_is_a_slice_and_no_letter_is_lost(article: str) -> None:

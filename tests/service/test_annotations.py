@@ -83,20 +83,86 @@ def test_every_fault_is_named_and_nothing_is_taken(server: Server) -> None:
     assert exported(server) == []
 
 
+@pytest.mark.parametrize(
+    ("body", "field", "message"),
+    [
+        (b"", "body", "no labelled file"),
+        (b"Rain: it fell.", "body", "no labelled file"),
+        (b"\0\1\2" * 9, "body", "not text: "),
+        (
+            b'{"text": "a", "topics": {}}\n{"text": "' + b"a" * 20_001 + b'", "topics": {}}',
+            "line 2",
+            "text: longer than",
+        ),
+        (b"text,topic\n,tea\n", "row 1 (line 2)", "text: "),
+    ],
+)
+def test_a_fault_of_a_file_names_its_place(server: Server, body: bytes, field: str, message: str) -> None:
+    answer = server.request("/v1/annotations", body, method="POST")
+    (fault,) = answer.json["errors"]
+    assert (answer.status, fault["field"]) == (422, field) and fault["message"].startswith(message)
+
+
+def test_a_fault_of_a_batch_names_its_field(server: Server) -> None:
+    rows: list[tuple[dict[str, Any], str, str]] = [
+        ({"text": "a" * 20_001}, "text", "longer than 20,000"),
+        ({"id": "\0"}, "id", "holds NUL"),
+        ({"speaker": "s" * 257}, "speaker", "longer than 256"),
+        ({"anotator": "ann"}, "anotator", "source, annotator"),
+        ({"a: b": 1}, "(unnamed)", "unknown field"),
+        ({"annotator": " "}, "annotator", "must be 1 to 256"),
+    ]
+    answer = post(server, batch(*({"text": "Rain.", "topics": {}, **row} for row, _, _ in rows)))
+    assert answer.status == 422
+    for place, (fault, (_, field, message)) in enumerate(zip(answer.json["errors"], rows, strict=True)):
+        assert fault["field"] == f"annotations[{place}].{field}" and message in fault["message"]
+
+
+def test_an_annotator_is_refused_in_the_query_as_in_the_body(server: Server) -> None:
+    (told,) = post(server, batch({**ONE, "annotator": " "})).json["errors"]
+    for name in ("%20", "", "%00", "a" * 257):
+        answer = post(server, batch(ONE), query=f"?annotator={name}")
+        assert answer.status == 422 and answer.json["errors"] == [{"field": "annotator", "message": told["message"]}]
+    for name in ("%ED%A0%80", "%E9", "%D0"):
+        answer = post(server, batch(ONE), query=f"?annotator={name}")
+        assert answer.status == 422 and "UTF-8" in answer.json["detail"]
+    assert exported(server) == []
+    assert post(server, batch(ONE), query="?annotator=%D0%AF").status == 201
+
+
+@pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "application/vnd.api+json", "application/json"])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_a_batch_is_told_by_what_it_holds(server: Server, kind: str, mark: bytes) -> None:
+    answer = server.request("/v1/annotations", mark + json.dumps(batch(ONE)).encode(), {"Content-Type": kind})
+    assert answer.status == 201 and answer.json["format"] == "annotations"
+
+
+def test_a_tag_that_is_known_is_not_sent_again(server: Server) -> None:
+    post(server, batch(ONE))
+    tag = server.request("/v1/annotations").headers["etag"]
+    for known in ("*", f"W/{tag}", f'"a, b" ,W/"c",{tag}'):
+        assert server.request("/v1/annotations", headers={"If-None-Match": known}).status == 304, known
+    for other in ('"*"', tag.strip('"'), f'{tag[:-2]}"'):
+        assert server.request("/v1/annotations", headers={"If-None-Match": other}).status == 200, other
+
+
 def test_an_answer_repeats_little_of_what_is_wrong(server: Server) -> None:
     long = "x" * 100_000
     rows = [{"topics": {long: None}}, {"topics": [[long]]}, {"topics": {"tea": long}}, {"topics": {}, long: 1}]
-    for value in (*(batch({"text": "a", **row}) for row in rows), {long: []}):
-        answer = post(server, value)
+    for row in rows:
+        answer = post(server, batch({"text": "a", **row}))
         assert answer.status == 422 and "xxx…" in answer.json["detail"]
         assert len(answer.body) < 2000
+    assert post(server, {long: []}).json["detail"] == "(unnamed): unknown field; allowed are annotations"
 
 
 def test_what_is_no_batch_is_refused(server: Server) -> None:
-    bodies = [b"", b"{", b"[]", b"{}", b'{"annotations": 3}', b'{"annotations": []}', b"\xff\xfe\x00", b"[" * 100_000]
-    for body in bodies:
-        answer = server.request("/v1/annotations", body, {"Content-Type": "application/json"}, "POST")
-        assert answer.status == 422 and answer.json["errors"], body[:20]
+    no_json = [b"", b"{", b'{"annotations": [', b'{"annotations": [{"text": NaN}]}', b'{"annotations": ["\\ud800"]}']
+    no_batch = [b"[]", b"{}", b'{"annotations": 3}', b'{"annotations": []}', b"\xff\xfe\x00", b"[" * 100_000]
+    for status, bodies in (400, no_json), (422, no_batch):
+        for body in bodies:
+            answer = server.request("/v1/annotations", body, {"Content-Type": "application/json"}, "POST")
+            assert answer.status == status and answer.json["errors"], body[:20]
     for key in (" ", "a b", "x" * 201):
         assert post(server, batch(ONE), key).status == 422
     assert exported(server) == []

@@ -183,8 +183,14 @@ def test_wrong_methods_and_paths_are_problems(server: Server, method: str, path:
     assert (answer.status, answer.headers["content-type"]) == (status, "application/problem+json")
 
 
-def test_a_compressed_body_is_refused(server: Server) -> None:
-    assert server.request("/v1/classify", b"x", {"Content-Encoding": "gzip"}).status == 415
+@pytest.mark.parametrize("path", ["/v1/classify", "/v1/classify/stream", "/v1/annotations", "/v1/trainings"])
+def test_a_compressed_body_is_refused(server: Server, path: str) -> None:
+    assert server.request(path, b"x", {"Content-Encoding": "gzip"}).status == 415
+
+
+@pytest.mark.parametrize("path", ["/v1/classify", "/v1/classify/stream"])
+def test_a_body_that_is_said_to_be_as_it_is_is_taken(server: Server, path: str) -> None:
+    assert server.request(path, b'{"text": "Rain."}', {"Content-Encoding": "Identity"}).status == 200
 
 
 @pytest.mark.parametrize("query", ["topics=teapots", "explain=yes", "model=x", "colour=blue"])

@@ -126,6 +126,14 @@ def test_the_lane_answers_as_the_road_does(quick: Server, body: bytes, kind: str
     assert told[0] == told[1]
 
 
+@pytest.mark.parametrize(("coding", "status"), [("Identity", 200), ("gzip", 415)])
+def test_a_coding_is_read_alike_on_either_way(quick: Server, coding: str, status: int) -> None:
+    for write in (express, road):
+        with Connection(quick.port) as connection:
+            connection.send(write(asked(TEXT.format(1)), JSON, f"Content-Encoding: {coding}"))
+            assert connection.answer()[0] == status
+
+
 @pytest.mark.parametrize("header", ["Origin: http://evil.org", "Authorization: Bearer st_x_y", "Host: evil.org"])
 def test_whoever_may_not_ask_is_refused_on_either_way(quick: Server, header: str) -> None:
     for write in (express, road):

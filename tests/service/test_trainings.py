@@ -153,6 +153,14 @@ def test_promotion_by_hand_and_a_remote_command(start: Callable[..., Server], tm
     assert not list((tmp_path / "home" / "trainings").iterdir())
 
 
+def test_a_family_that_needs_a_checkpoint_is_refused_at_once(start: Callable[..., Server]) -> None:
+    server = start()
+    for family in ("encoder", "tuned", "crossencoder"):
+        refused = server.post("/v1/trainings", {"family": family})
+        assert refused.status == 409 and "allowed are linear" in refused.json["detail"]
+    assert server.request("/v1/trainings").json["trainings"] == []
+
+
 def test_one_runs_and_the_rest_wait(start: Callable[..., Server], tmp_path: Path) -> None:
     server = start("--workers", "2")
     first, second, third = ask(server), ask(server), ask(server)
