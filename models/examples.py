@@ -46,7 +46,7 @@ class Example(msgspec.Struct, frozen=True):
     """A paragraph with its gold labels.
 
     ``topics`` maps a topic's id to its stance, or to None where the topic is labelled without a stance.
-    An empty mapping says off topic. ``group`` names what must stay on one side of a split: the document.
+    An empty mapping says off topic.
     """
 
     id: str
@@ -59,6 +59,7 @@ class Example(msgspec.Struct, frozen=True):
 
     @property
     def group(self) -> str:
+        """What must stay on one side of a split: the document."""
         return self.document_id or "text:" + hashlib.sha256(self.text.encode()).hexdigest()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from email.message import Message
 from http import HTTPStatus
 
 import msgspec
@@ -15,12 +16,24 @@ from service.schemas import ClassifyRequest, ClassifyResponse, ParagraphIn
 from service.settings import Settings
 
 MAX_ID_CHARS = 256
+_CHARSETS = ("utf-8", "utf8", "us-ascii")
 _decoder = msgspec.json.Decoder(ClassifyRequest)
 
 
 def decode(body: bytes, content_type: str) -> ClassifyRequest:
-    """Read a request: JSON, or an article as plain text."""
+    """Read a request: JSON, or an article as plain text.
+
+    Raises
+    ------
+    Problem
+        400 if it cannot be read, 415 if it says that it is in another encoding, 422 if it is JSON of another shape.
+    """
     if content_type.partition(";")[0].strip().lower() == "text/plain":
+        header = Message()
+        header["content-type"] = content_type
+        if header.get_content_charset("utf-8") not in _CHARSETS:
+            detail = "content-type: only the charsets utf-8 and us-ascii are allowed"
+            raise Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, detail)
         try:
             return ClassifyRequest(text=body.decode("utf-8-sig"))
         except UnicodeDecodeError as error:

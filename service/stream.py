@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 from collections.abc import AsyncIterator, Callable
 from http import HTTPStatus
 from typing import NamedTuple
@@ -221,6 +222,8 @@ async def _batches(receive: Receive, limit: int, size: int) -> AsyncIterator[Bat
         pending += rest
         if not more and (pending or skipping):
             pieces.append(bytes(pending))
+        if pieces and number == 1:
+            pieces[0] = pieces[0].removeprefix(codecs.BOM_UTF8)
         lines: list[bytes | None] = [piece if len(piece) <= limit else None for piece in pieces]
         if skipping and lines:
             lines[0], skipping = None, False

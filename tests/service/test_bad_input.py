@@ -188,6 +188,12 @@ def test_a_compressed_body_is_refused(server: Server, path: str) -> None:
     assert server.request(path, b"x", {"Content-Encoding": "gzip"}).status == 415
 
 
+@pytest.mark.parametrize(("charset", "status"), [("utf-16", 415), ("cp1251", 415), ("UTF-8", 200), ('"us-ascii"', 200)])
+def test_text_is_read_as_utf_8_alone(server: Server, charset: str, status: int) -> None:
+    answer = post(server, b"Rain fell.", f"text/plain; charset={charset}")
+    assert answer.status == status and (status == 200 or "utf-8" in answer.json["detail"])
+
+
 @pytest.mark.parametrize("path", ["/v1/classify", "/v1/classify/stream"])
 def test_a_body_that_is_said_to_be_as_it_is_is_taken(server: Server, path: str) -> None:
     assert server.request(path, b'{"text": "Rain."}', {"Content-Encoding": "Identity"}).status == 200

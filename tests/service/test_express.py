@@ -96,6 +96,8 @@ CASES = [
     (asked(*(TEXT.format(number) for number in range(200))), JSON),
     (json.dumps({"text": f"{TEXT.format(1)}\n\nThe paw was dreadful and wrong."}).encode(), JSON),
     (TEXT.format(2).encode(), "text/plain; charset=utf-8"),
+    (TEXT.format(2).encode(), 'text/plain;charset="US-ASCII"'),
+    (TEXT.format(2).encode("utf-16"), "text/plain; charset=utf-16"),
     (json.dumps({"paragraphs": [{"id": "mine", "text": TEXT.format(3)}]}).encode(), JSON),
     (asked(TEXT.format(4), topics=["cats"]), JSON),
     (asked(TEXT.format(4), explain=True), JSON),

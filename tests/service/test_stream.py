@@ -37,6 +37,11 @@ def test_lines_come_back_in_order_with_the_scores_of_classify(server: Server, se
     assert len({line["model"] for line in lines}) == 1
 
 
+def test_a_byte_order_mark_harms_nothing(server: Server) -> None:
+    lines = stream(server, b'\xef\xbb\xbf"Fine."\n"Well."')
+    assert ["result" in line for line in lines] == [True, True]
+
+
 def test_an_error_stays_on_its_line(server: Server) -> None:
     body = b'"Fine."\n\n{"id": "b", "text": ""}\n{oops\n{"text": "\xff"}\n{"text": "x", "y": 1}\n"\\ud800"\n"Well."'
     lines = stream(server, body, "?topics=energy,crimea&explain=true")
