@@ -32,6 +32,7 @@ SLOW = 200
 _WELL_AGAIN = 5.0
 _PROBE = 0.05
 _SERVER = Server("Stancery", sys.executable, "", "/v1/classify")
+_FLOOR = Server("Starlette + msgspec, no work", sys.executable, "starlette_floor.py")
 _STATUSES = """
 local threads = {}
 setup = function(thread) threads[#threads + 1] = thread end
@@ -63,6 +64,12 @@ def run(bundle: Bundle, rounds: int, seconds: float) -> None:
             with started(_SERVER, bundle, work):
                 for name, value in _measured(work, seconds):
                     found[name][""].append(value)
+            # So many connections cost the system and the loop something, whatever is done with what comes.
+            with started(_FLOOR, bundle, work):
+                peak = loaded(_FLOOR, work, PEAK_CONNECTIONS, 1, seconds)[0]
+                told = wrk(_FLOOR, work, CONNECTIONS, 1, SECONDS, _STATUSES)
+            kept = 100 * told["statuses"]["200"] / told["seconds"] / peak
+            found[f"{_FLOOR.name}: under that many, of its rate before, %"][""].append(kept)
     show(
         f"{CONNECTIONS:,} connections that ask again at once, and {SLOW} slow clients", "", [""], found, is_alike=False
     )
