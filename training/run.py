@@ -196,10 +196,9 @@ def _check_champion(family: str, champion: Champion | None) -> None:
     """Raise InvalidData where a family needs a checkpoint, and the champion has none that would do."""
     allowed = (FAMILY,) if champion is None else champion.bundle.scorer.families
     if family not in allowed:
-        beside = "without a champion" if champion is None else f"from {champion.bundle.manifest.version}"
-        raise InvalidData(
-            [f"encoder: the {family} family needs one, so name a checkpoint; without, {beside}: {', '.join(allowed)}"]
-        )
+        beside = "" if champion is None else f" from {champion.bundle.manifest.version}"
+        told = f"without one can be fitted{beside}: {', '.join(allowed)}"
+        raise InvalidData([f"encoder: to fit the {family} family, name a checkpoint; {told}"])
 
 
 def _carried(frozen: Sequence[Example], examples: Sequence[Example], taxonomy: Taxonomy) -> list[Example]:
