@@ -252,7 +252,7 @@ def test_a_topic_whose_labels_are_withdrawn_and_a_new_one_are_left_to_their_head
 
 
 def test_heads_are_not_fitted_on_what_was_fine_tuned(bundle: Bundle, folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(InvalidData, match="from tuned-.*: linear, tuned$"):
+    with pytest.raises(InvalidData, match=r"from tuned-.*: linear, tuned$"):
         options = Options("encoder", jobs=1)
         run(folder / "examples.jsonl", folder / "taxonomy.toml", tmp_path / "bundle", options, champion=bundle.path)
 
@@ -275,7 +275,7 @@ def test_without_a_checkpoint_or_a_champion_that_has_one_there_is_nothing_to_tun
 ) -> None:
     assert callable(shared_small)
     for champion in (None, shared_small()):
-        with pytest.raises(InvalidData, match="to fit the tuned family, name a checkpoint; .*: linear$"):
+        with pytest.raises(InvalidData, match=r"to fit the tuned family, name a checkpoint; .*: linear$"):
             options = Options("tuned", jobs=1)
             run(folder / "examples.jsonl", folder / "taxonomy.toml", tmp_path / "bundle", options, champion=champion)
 
