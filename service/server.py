@@ -89,7 +89,9 @@ class Protocol(HttpToolsProtocol):
                 # a request of its own.
                 data = self._without_offer() + data[offer.args[0] :]
             except HttpParserError:
-                self.send_400_response("Invalid HTTP request received.")
+                message = "Invalid HTTP request received."
+                self.logger.warning(message)
+                self.send_400_response(message)
                 return
             else:
                 return
